@@ -1,0 +1,213 @@
+"""The contract of an engine: what runs a model with memory in it.
+
+An engine knows no vault. It is handed the messages, the memory block and, for KV, a small store that is bound to the
+scope of the request (``ActivationStore``). Text and KV consume the same token ids by construction: the messages are
+rendered once, and KV only replaces the computation of a prefix of those ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from memos_core.cube import ActivationPayload
+from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk
+from memos_core.render import MemoryBlock
+
+__all__ = [
+    "ActivationStore",
+    "BuiltActivation",
+    "Capabilities",
+    "Engine",
+    "EngineRequest",
+    "GenerationOptions",
+    "StoredActivation",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do.
+
+    Attributes:
+        model: Name of the model, for people.
+        context_window: Positions that the model has.
+        placements: How memory can enter it.
+        refusal: Why KV cannot be used with this model, where it cannot.
+    """
+
+    model: str
+    context_window: int
+    placements: frozenset[Placement]
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How to generate.
+
+    Attributes:
+        max_tokens: Most tokens of the reply.
+        temperature: 0 takes the most likely token always.
+        top_p: Share of the probability mass to sample from.
+        seed: Makes sampling repeatable.
+        stop: Strings that end the reply; they are not part of it.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredActivation:
+    """A KV cache that the scope may use: its cube and where its tensors lie."""
+
+    cube_id: str
+    payload: ActivationPayload
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltActivation:
+    """A KV cache that an engine made and proposes to keep.
+
+    Attributes:
+        data: The blob: safetensors bytes.
+        fingerprint: Digest of everything that the values depend on besides the tokens.
+        token_digest: sha256 over the token ids as little-endian int32.
+        token_count: Length of the prefix.
+        model: Name of the model.
+        codec: How the tensors are stored.
+        cube_ids: The memories whose text lies in the prefix, in order.
+        parameters: What it cost: seconds of prefill, tokens reused.
+    """
+
+    data: bytes
+    fingerprint: str
+    token_digest: str
+    token_count: int
+    model: str
+    codec: str
+    cube_ids: tuple[str, ...]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class ActivationStore(Protocol):
+    """The KV caches that one scope may use. Implemented by the operation layer; thread-safe."""
+
+    @property
+    def owner(self) -> str:
+        """Identity of the namespace; caches kept in memory are never shared across owners."""
+        ...
+
+    def find(self, fingerprint: str) -> Sequence[StoredActivation]:
+        """Return the live KV caches of that fingerprint, asked anew for each request (one may be forgotten)."""
+        ...
+
+    def read(self, address: str) -> bytes:
+        """Return the blob after checking its digest.
+
+        Raises:
+            BlobDamaged: It is missing or not what it should be.
+        """
+        ...
+
+    def publish(self, built: BuiltActivation) -> str | None:
+        """Keep a KV cache; return the id of its cube, or None where one of its memories is gone by now."""
+        ...
+
+    def refuse(self, cube_id: str, reason: str) -> None:
+        """Take a damaged or forged KV cache out of use; it is rebuilt from its text when it is wanted again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One call of a model.
+
+    Attributes:
+        messages: The chat, without memory.
+        plan: What the scheduler chose; the engine returns it resolved, within the reply.
+        block: The chosen memories as text.
+        options: How to generate.
+        activations: KV caches of the scope; None: none may be used.
+        strict: Raise instead of falling back to text.
+        tools: Tool schemas in OpenAI's form, for templates that know tools.
+    """
+
+    messages: Sequence[Message]
+    plan: InjectionPlan
+    block: MemoryBlock = field(default_factory=MemoryBlock)
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+    activations: ActivationStore | None = None
+    strict: bool = False
+    tools: Sequence[dict[str, Any]] | None = None
+
+
+class Engine(ABC):
+    """Runs one model. Thread-safe; shared by any number of vaults and scopes."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this engine can do. May load the model's configuration, never its weights."""
+
+    @abstractmethod
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens the model's own tokenizer makes of ``text``, without special ones."""
+
+    @abstractmethod
+    def stream(self, request: EngineRequest) -> Iterator[ReplyChunk]:
+        """Generate, piece by piece; the last chunk has empty text and carries the reply.
+
+        Closing the iterator cancels the request; nothing of it stays behind.
+
+        Raises:
+            ContextOverflow: The prompt does not fit.
+            InjectionUnavailable: ``strict`` and a memory cannot enter as asked.
+            ModelNotFound: There is no such model.
+        """
+
+    @abstractmethod
+    def astream(self, request: EngineRequest) -> AsyncIterator[ReplyChunk]:
+        """``stream`` for asyncio: the event loop is never blocked; cancelling the task cancels the request."""
+
+    @abstractmethod
+    def prefill(self, block: MemoryBlock, activations: ActivationStore) -> BuiltActivation:
+        """Compute the KV of the prompt prefix that holds ``block``, as every chat with these memories begins.
+
+        Raises:
+            InjectionUnavailable: This model's KV cannot be stored; the reason is named.
+            ContextOverflow: The block does not fit.
+        """
+
+    @abstractmethod
+    def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
+        """Forget what is kept in memory of these activation cubes, or of everything of ``owner``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the scheduling thread. Idempotent; the engine restarts it when it is used again."""
+
+    def generate(self, request: EngineRequest) -> Reply:
+        """Generate and return the whole reply. Raises what ``stream`` raises."""
+        for chunk in self.stream(request):
+            if chunk.reply is not None:
+                return chunk.reply
+        raise RuntimeError("the engine ended its stream without a reply")
+
+    async def agenerate(self, request: EngineRequest) -> Reply:
+        """``generate`` for asyncio."""
+        async for chunk in self.astream(request):
+            if chunk.reply is not None:
+                return chunk.reply
+        raise RuntimeError("the engine ended its stream without a reply")
+
+    async def aprefill(self, block: MemoryBlock, activations: ActivationStore) -> BuiltActivation:
+        """``prefill`` for asyncio."""
+        return await asyncio.to_thread(self.prefill, block, activations)

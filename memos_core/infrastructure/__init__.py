@@ -1,0 +1,1 @@
+"""Where memory lies and who may touch it: the vault and governance."""

@@ -1,0 +1,351 @@
+"""The plain data that crosses layers: what is asked, what was found, what is planned, what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from memos_core.cube import Header, MemCube, MemoryType, Moment, Sensitivity, Trust
+
+__all__ = [
+    "Erasure",
+    "Hit",
+    "Inject",
+    "InjectionPlan",
+    "MemoryCall",
+    "Message",
+    "Outcome",
+    "Page",
+    "Placement",
+    "PlannedMemory",
+    "Receipt",
+    "Reply",
+    "ReplyChunk",
+    "Turn",
+    "Usage",
+    "VersionRecord",
+]
+
+
+class Turn(BaseModel):
+    """One thing to remember, as a caller brings it.
+
+    Attributes:
+        text: What was said or written.
+        speaker: Who said it.
+        role: Chat role, if it comes from a chat.
+        session: Conversation that it belongs to; must not conflict with the scope's own.
+        at: When it was said; a naive moment is UTC.
+        ref: The caller's own reference.
+        uri: The document that it comes from.
+        title: A short name for people.
+        kind: Semantic kind.
+        tags: Labels.
+        ttl_seconds: Seconds from the commit after which it expires.
+        valid_from: From when on it holds.
+        valid_until: Until when it holds.
+        language: BCP 47 tag.
+        sensitivity: How carefully it is to be handled.
+        trust: How far its source is believed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    speaker: str | None = None
+    role: str | None = None
+    session: str | None = None
+    at: Moment | None = None
+    ref: str | None = None
+    uri: str | None = None
+    title: str | None = None
+    kind: str = "turn"
+    tags: tuple[str, ...] = ()
+    ttl_seconds: float | None = Field(default=None, gt=0)
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
+    language: str | None = None
+    sensitivity: Sensitivity = Sensitivity.INTERNAL
+    trust: Trust = Trust.NORMAL
+
+
+class Message(BaseModel):
+    """One message of a chat, in OpenAI's words."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    role: str
+    content: str
+
+
+class Outcome(StrEnum):
+    """What became of a write."""
+
+    COMMITTED = "committed"
+    DUPLICATE = "duplicate"
+    SUPERSEDED = "superseded"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Tells what became of one write.
+
+    Attributes:
+        cube_id: The cube that now holds the memory (for a duplicate, the one that did before); None if rejected.
+        version: Its version.
+        outcome: ``committed``, ``duplicate``, ``superseded`` (it took the place of an older memory) or ``rejected``.
+        reason: Why, where the outcome is not plain.
+        near: Cubes that say nearly the same; linked, never dropped.
+    """
+
+    cube_id: str | None
+    version: int
+    outcome: Outcome
+    reason: str | None = None
+    near: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One version of a cube, who made it, when and why."""
+
+    cube: MemCube
+    author: str
+    committed: datetime
+    reason: str
+
+    @property
+    def version(self) -> int:
+        return self.cube.version
+
+    @property
+    def text(self) -> str:
+        return self.cube.text
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Sequence[MemCube]):
+    """A part of a listing: a sequence of cubes, and the cursor that the next part begins at (None: the end)."""
+
+    cubes: tuple[MemCube, ...]
+    cursor: str | None = None
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.cubes[index]
+
+    def __len__(self) -> int:
+        return len(self.cubes)
+
+
+class MemoryCall(BaseModel):
+    """What a prompt asks of memory.
+
+    Attributes:
+        query: The words to search for.
+        k: How many hits are wanted.
+        before: Only what was said before this moment (``source.at``, else the time of the commit).
+        as_of: Only what held at this moment; by default now.
+        filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``role``, ``uri``, ``language`` or
+            ``tags`` (a tag, or a list of which one must match); a list of values means any of them.
+        entities: Names that the query mentions.
+        kinds: Memory types that may answer.
+        max_tokens: Budget for what will be injected.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str
+    k: int = Field(default=10, ge=1)
+    before: Moment | None = None
+    as_of: Moment | None = None
+    filters: Mapping[str, JsonValue] = Field(default_factory=dict)
+    entities: tuple[str, ...] = ()
+    kinds: tuple[MemoryType, ...] = (MemoryType.PLAINTEXT,)
+    max_tokens: int | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A memory that a search found.
+
+    Attributes:
+        cube: The memory.
+        score: Between 0 and 1, comparable within one search only.
+        why: The parts of the score, for people.
+        passage: The part of a long text that matched, as ``(start, end)`` characters; None: the whole.
+    """
+
+    cube: MemCube
+    score: float
+    why: str
+    passage: tuple[int, int] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.cube.id
+
+    @property
+    def text(self) -> str:
+        return self.cube.text
+
+    @property
+    def ref(self) -> str | None:
+        return self.cube.ref
+
+    @property
+    def header(self) -> Header:
+        return self.cube.header
+
+
+Inject = Literal["off", "text", "kv", "lora", "auto"]
+"""How memory is to enter the model; see ``Scope.chat``."""
+
+
+class Placement(StrEnum):
+    """How one memory enters, or entered, the model."""
+
+    TEXT = "text"
+    KV = "kv"
+    LORA = "lora"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMemory:
+    """One memory of a plan.
+
+    Attributes:
+        cube: The memory.
+        tokens: What it takes in the prompt.
+        preferred: How the scheduler would have it enter.
+        placed: How it did enter; None until the engine has resolved the plan.
+        reason: Why it was chosen and why it was placed so.
+    """
+
+    cube: MemCube
+    tokens: int
+    preferred: Placement
+    reason: str
+    placed: Placement | None = None
+
+    @property
+    def cube_id(self) -> str:
+        return self.cube.id
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionPlan:
+    """Which memories enter a prompt, in which order, how, and why.
+
+    Attributes:
+        inject: What the caller asked for.
+        memories: In the order of the prompt.
+        left_out: Cube id to the reason why a candidate did not make it.
+        budget_tokens: The budget that was kept.
+        notes: What the engine did with the prompt as a whole: prefix reused, built, fallback and its reason.
+        prefix_cube_id: The activation cube whose KV served, if any.
+    """
+
+    inject: Inject
+    memories: tuple[PlannedMemory, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    budget_tokens: int = 0
+    notes: tuple[str, ...] = ()
+    prefix_cube_id: str | None = None
+
+    @property
+    def cube_ids(self) -> tuple[str, ...]:
+        return tuple(memory.cube.id for memory in self.memories)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all chosen memories together."""
+        return sum(memory.tokens for memory in self.memories)
+
+    def explain(self) -> str:
+        """Return the plan in words, a line for each memory."""
+        lines = [f"{m.cube.id} as {m.placed or m.preferred} ({m.tokens} tokens): {m.reason}" for m in self.memories]
+        lines += [f"{cube_id} left out: {reason}" for cube_id, reason in self.left_out.items()]
+        return "\n".join([*lines, *self.notes])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a reply took.
+
+    Attributes:
+        prompt_tokens: All context positions before the reply; equal for text and KV.
+        memory_tokens: Those of them served from stored KV; 0 for text.
+        completion_tokens: Tokens of the reply.
+        ttft_seconds: From the start of the engine's work on the request to the first token.
+        total_seconds: To the last token.
+    """
+
+    prompt_tokens: int = 0
+    memory_tokens: int = 0
+    completion_tokens: int = 0
+    ttft_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered.
+
+    Attributes:
+        text: The answer.
+        usage: What it took.
+        plan: What memory did in it, and why.
+        finish_reason: ``stop`` (end of turn or a stop string) or ``length``.
+    """
+
+    text: str
+    usage: Usage
+    plan: InjectionPlan
+    finish_reason: Literal["stop", "length"] = "stop"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyChunk:
+    """A piece of a streamed answer. The last one has empty text and carries the whole ``reply``."""
+
+    text: str
+    reply: Reply | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What a ``forget`` took away.
+
+    Attributes:
+        cube_ids: The cubes asked for, and everything made from them.
+        derived_ids: Those of them that were made from the ones asked for.
+        versions: How many versions went.
+        vectors: How many vectors.
+        blobs: How many blob files left the disk.
+        at: When they became unreachable.
+        complete: Whether every trace has left the disk. If not, ``memos.run_pending()`` finishes it.
+        pending: What is still to be done, in words.
+    """
+
+    cube_ids: tuple[str, ...]
+    derived_ids: tuple[str, ...]
+    versions: int
+    vectors: int
+    blobs: int
+    at: datetime
+    complete: bool = True
+    pending: tuple[str, ...] = ()
+
+
