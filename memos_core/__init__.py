@@ -1,0 +1,119 @@
+"""MemOS: a memory operating system for language models.
+
+One unit of memory, the MemCube, over plaintext, activation (KV caches) and parametric (LoRA) memory, after
+*MemOS: An Operating System for Memory-Augmented Generation* (arXiv 2505.22101).
+
+    from memos_core import MemOS
+
+    memos = MemOS.open("memory/")
+    ada = memos.scope(user="ada")
+    ada.add("My cat is called Biscuit.")
+    hits = ada.search("What is my cat called?")
+
+Importing this package loads no model library; each part loads when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memos_core.cube import MemCube, MemoryType, State
+    from memos_core.embedding import Embedder
+    from memos_core.engine import Engine, HFEngine
+    from memos_core.errors import MemosError
+    from memos_core.events import Event
+    from memos_core.infrastructure.governance import Limits
+    from memos_core.interface.chat import ChatOptions
+    from memos_core.interface.context import MemoryContext
+    from memos_core.interface.reader import as_messages
+    from memos_core.memos import MemOS
+    from memos_core.records import (
+        Erasure,
+        Hit,
+        Inject,
+        InjectionPlan,
+        Message,
+        Outcome,
+        Page,
+        Placement,
+        Receipt,
+        Reply,
+        ReplyChunk,
+        Turn,
+        Usage,
+    )
+    from memos_core.scope import Scope
+
+__version__ = "0.1.0"
+
+HOMES = {
+    "ChatOptions": "memos_core.interface.chat",
+    "Embedder": "memos_core.embedding",
+    "Engine": "memos_core.engine",
+    "Erasure": "memos_core.records",
+    "Event": "memos_core.events",
+    "HFEngine": "memos_core.engine",
+    "Hit": "memos_core.records",
+    "Inject": "memos_core.records",
+    "InjectionPlan": "memos_core.records",
+    "Limits": "memos_core.infrastructure.governance",
+    "MemCube": "memos_core.cube",
+    "MemOS": "memos_core.memos",
+    "MemoryContext": "memos_core.interface.context",
+    "MemoryType": "memos_core.cube",
+    "MemosError": "memos_core.errors",
+    "Message": "memos_core.records",
+    "Outcome": "memos_core.records",
+    "Page": "memos_core.records",
+    "Placement": "memos_core.records",
+    "Receipt": "memos_core.records",
+    "Reply": "memos_core.records",
+    "ReplyChunk": "memos_core.records",
+    "Scope": "memos_core.scope",
+    "State": "memos_core.cube",
+    "Turn": "memos_core.records",
+    "Usage": "memos_core.records",
+    "as_messages": "memos_core.interface.reader",
+}
+"""Where each public name lives; it is imported when it is first asked for."""
+
+__all__ = [
+    "ChatOptions",
+    "Embedder",
+    "Engine",
+    "Erasure",
+    "Event",
+    "HFEngine",
+    "Hit",
+    "Inject",
+    "InjectionPlan",
+    "Limits",
+    "MemCube",
+    "MemOS",
+    "MemoryContext",
+    "MemoryType",
+    "MemosError",
+    "Message",
+    "Outcome",
+    "Page",
+    "Placement",
+    "Receipt",
+    "Reply",
+    "ReplyChunk",
+    "Scope",
+    "State",
+    "Turn",
+    "Usage",
+    "__version__",
+    "as_messages",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

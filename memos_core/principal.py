@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memos_core.errors import InvalidName, ScopeConflict
 
-__all__ = ["MAX_NAME_CHARS", "Principal", "check_name"]
+__all__ = ["MAX_NAME_CHARS", "Principal", "check_name", "principal_of"]
 
 MAX_NAME_CHARS = 128
 FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")
@@ -84,3 +85,43 @@ class Principal:
             and (self.agent is None or agent in (None, self.agent))
             and (self.session is None or session in (None, self.session))
         )
+
+
+VARIABLE = re.compile(r"\{(\w+)\}")
+LEVELS = {"users": "user", "user": "user", "agents": "agent", "agent": "agent", "sessions": "session", "session": "session"}
+
+
+def principal_of(namespace: Sequence[str], values: Mapping[str, object]) -> Principal:
+    """Return the principal that a namespace template stands for.
+
+    ``("users", "{user_id}", "agents", "scout", "sessions", "{thread_id}")`` names user, agent and session. A
+    namespace without these words is a user of its own: ``("kb", "manuals")`` is the user ``kb:manuals``.
+
+    Args:
+        namespace: Parts, in which ``{name}`` stands for a value.
+        values: What the names stand for.
+
+    Raises:
+        InvalidName: A name has no value, or the namespace is malformed.
+    """
+    parts = [filled(part, values) for part in namespace]
+    if not parts or parts[0] not in LEVELS:
+        return Principal(":".join(parts))
+    if len(parts) % 2 or any(part not in LEVELS for part in parts[::2]):
+        raise InvalidName(f"a namespace reads (users, NAME, agents, NAME, sessions, NAME), not {tuple(namespace)!r}")
+    named = {LEVELS[level]: name for level, name in zip(parts[::2], parts[1::2], strict=True)}
+    if "user" not in named or len(named) != len(parts) // 2:
+        raise InvalidName(f"a namespace names one user and each other level once, not {tuple(namespace)!r}")
+    return Principal(named["user"], named.get("agent"), named.get("session"))
+
+
+def filled(part: str, values: Mapping[str, object]) -> str:
+    """Return a part of a template with its variables replaced; nothing but plain names is understood."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if values.get(name) is None:
+            raise InvalidName(f"the namespace needs a value for {name!r} and none was given")
+        return str(values[name])
+
+    return VARIABLE.sub(value, part)

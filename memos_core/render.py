@@ -19,7 +19,16 @@ from dataclasses import dataclass
 from memos_core.cube import MemCube
 from memos_core.records import Message
 
-__all__ = ["NOTES_V1", "MemoryBlock", "NotesTemplate", "is_recalled", "render_block", "with_memory"]
+__all__ = [
+    "NOTES_V1",
+    "MemoryBlock",
+    "NotesTemplate",
+    "index_text",
+    "is_recalled",
+    "render_block",
+    "render_memory",
+    "with_memory",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,12 @@ def with_memory(messages: Sequence[Message], block: MemoryBlock) -> list[Message
         merged = f"{block.text}\n\n{messages[0].content}"
         return [messages[0].model_copy(update={"content": merged}), *messages[1:]]
     return [Message(role="system", content=block.text), *messages]
+
+
+def index_text(cube: MemCube, start: int = 0, end: int | None = None) -> str:
+    """Return what a passage of ``cube`` is searched by: its title and speaker, then the text from start to end."""
+    lead = [part for part in (cube.header.descriptive.title, cube.speaker) if part]
+    return ": ".join([*map(one_line, lead), cube.text[start:end].strip()])
 
 
 def is_recalled(text: str) -> bool:

@@ -1,1 +1,1 @@
-
+"""Where callers and prompts meet memory."""

@@ -1,0 +1,90 @@
+"""What may become a memory: checks that need no model and no network."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memos_core.errors import InvalidMemory
+from memos_core.records import Turn
+from memos_core.render import is_recalled
+
+__all__ = ["Limits", "admit", "check_text"]
+
+INSTRUCTION_ROLES = frozenset({"system", "developer"})
+
+
+class Limits(BaseModel):
+    """What a scope may hold.
+
+    Attributes:
+        max_text_chars: Longest text of one memory.
+        max_bytes: Most bytes of payload in one namespace, derived memory included; None: no limit.
+        max_label_chars: Longest speaker, ref, title, uri, tag or kind.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_text_chars: int = Field(default=200_000, gt=0)
+    max_bytes: int | None = Field(default=None, gt=0)
+    max_label_chars: int = Field(default=1_000, gt=0)
+
+
+def check_text(text: object, limits: Limits, *, index: int | None = None) -> str:
+    """Return ``text`` if it can be a memory.
+
+    Raises:
+        InvalidMemory: It is no str, empty, too long, or not text (NUL characters, lone surrogates).
+    """
+    if not isinstance(text, str):
+        raise InvalidMemory(f"a memory's text must be a str, not {type(text).__name__}", index=index)
+    if not text.strip():
+        raise InvalidMemory("the text is empty", index=index)
+    if len(text) > limits.max_text_chars:
+        raise InvalidMemory(
+            f"the text has {len(text):,} characters and max_text_chars is {limits.max_text_chars:,}; split it first",
+            index=index,
+        )
+    check_characters(text, "text", index)
+    return text
+
+
+def check_characters(text: str, what: str, index: int | None) -> None:
+    if "\x00" in text:
+        raise InvalidMemory(f"the {what} holds NUL characters: binary data is not a memory", index=index)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMemory(f"the {what} is not valid Unicode: {error.reason}", index=index) from error
+
+
+def check_labels(turn: Turn, limits: Limits, *, index: int | None = None) -> None:
+    """Check every other string of a turn.
+
+    Raises:
+        InvalidMemory: One is too long or not text.
+    """
+    labels = {
+        "speaker": turn.speaker,
+        "role": turn.role,
+        "ref": turn.ref,
+        "uri": turn.uri,
+        "title": turn.title,
+        "kind": turn.kind,
+        "language": turn.language,
+        **{f"tag {number}": tag for number, tag in enumerate(turn.tags)},
+    }
+    for what, label in labels.items():
+        if label is None:
+            continue
+        if len(label) > limits.max_label_chars:
+            raise InvalidMemory(f"the {what} is longer than {limits.max_label_chars:,} characters", index=index)
+        check_characters(label, what, index)
+
+
+def admit(turn: Turn) -> str | None:
+    """Return why policy keeps ``turn`` out, or None if it may come in."""
+    if turn.role in INSTRUCTION_ROLES:
+        return f"a {turn.role} message is an instruction, not a memory"
+    if is_recalled(turn.text):
+        return "the text is recalled memory; storing it again would multiply it"
+    return None

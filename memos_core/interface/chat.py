@@ -1,0 +1,216 @@
+"""The way through: a prompt becomes a request with memory in it, and a reply leaves its traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, get_args
+
+from memos_core.cube import MemCube
+from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
+from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable, UnsupportedOption
+from memos_core.events import Event
+from memos_core.infrastructure.governance import MemGovernance
+from memos_core.infrastructure.vault import UsageDelta
+from memos_core.interface.reader import MemReader, as_messages
+from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.operator import MemOperator, found
+from memos_core.operation.scheduler import MemScheduler
+from memos_core.principal import Principal
+from memos_core.records import Inject, InjectionPlan, Message, Placement, Reply, Turn
+from memos_core.render import render_block
+
+__all__ = ["ChatCall", "ChatOptions", "ChatPipeline", "default_budget"]
+
+MAX_DEFAULT_BUDGET = 2048
+
+
+class ChatOptions(TypedDict, total=False):
+    """Keyword arguments of ``Scope.chat`` and ``Scope.stream``.
+
+    Attributes:
+        max_tokens: Most tokens of the reply. Default 256.
+        memory_budget: Most prompt tokens that memory may take. Default: a quarter of the context window, at most 2048.
+        temperature: 0 (default) takes the most likely token always.
+        seed: Makes sampling repeatable.
+        stop: String or strings that end the reply; not part of it.
+        tools: Tool schemas in OpenAI's form, for models whose template knows tools.
+        response_format: Not supported by the local engine; raises UnsupportedOption.
+        memory_ids: Use exactly these memories instead of searching.
+        adapter: A parametric memory to apply; raises NotYetAvailable.
+        inject: ``off``, ``text``, ``kv``, ``lora`` or ``auto`` (default).
+        remember: Store the last user message and the reply as memories. Default False: a chat stores nothing.
+        strict: Raise InjectionUnavailable instead of falling back to text.
+    """
+
+    max_tokens: int
+    memory_budget: int | None
+    temperature: float
+    seed: int | None
+    stop: str | Sequence[str] | None
+    tools: Sequence[dict[str, Any]] | None
+    response_format: Mapping[str, Any] | None
+    memory_ids: Sequence[str] | None
+    adapter: str | None
+    inject: Inject
+    remember: bool
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatCall:
+    """Checked ``ChatOptions`` with their defaults.
+
+    Raises:
+        InvalidInput: A value is out of range.
+        UnsupportedOption: ``response_format`` was given.
+        NotYetAvailable: ``adapter`` was given.
+    """
+
+    max_tokens: int = 256
+    memory_budget: int | None = None
+    temperature: float = 0.0
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    tools: Sequence[dict[str, Any]] | None = None
+    response_format: Mapping[str, Any] | None = None
+    memory_ids: Sequence[str] | None = None
+    adapter: str | None = None
+    inject: Inject = "auto"
+    remember: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.inject not in get_args(Inject):
+            raise InvalidInput(f"inject must be one of {', '.join(get_args(Inject))}, not {self.inject!r}")
+        if self.max_tokens < 1:
+            raise InvalidInput("max_tokens must be at least 1")
+        if self.memory_budget is not None and self.memory_budget < 0:
+            raise InvalidInput("memory_budget must not be negative")
+        if not 0 <= self.temperature <= 10:
+            raise InvalidInput("temperature must lie between 0 and 10")
+        if self.response_format is not None:
+            raise UnsupportedOption("response_format is not supported by this engine; ask for the format in the prompt")
+        if self.adapter is not None:
+            raise NotYetAvailable("adapters come with parametric memory, in a later release")
+
+    def generation(self) -> GenerationOptions:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if any(not isinstance(item, str) or not item for item in stop):
+            raise InvalidInput("a stop string must be a str that is not empty")
+        return GenerationOptions(
+            max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, stop=stop
+        )
+
+
+class ChatPipeline:
+    """Prepares requests for the engine and books what came of them. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine | None,
+        governance: MemGovernance,
+        reader: MemReader,
+        operator: MemOperator,
+        scheduler: MemScheduler,
+        lifecycle: MemLifecycle,
+        activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._engine = engine
+        self.governance = governance
+        self.reader = reader
+        self.operator = operator
+        self.scheduler = scheduler
+        self.lifecycle = lifecycle
+        self.activations = activations
+        self.emit = emit
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            raise EngineMissing(
+                "this needs a model: MemOS.open(path, engine=HFEngine.from_pretrained('memos-reader')); "
+                "with a hosted model use scope.context(...) and pass its messages on"
+            )
+        return self._engine
+
+    def prepare(
+        self, principal: Principal, prompt: str | Sequence[Message | Mapping[str, Any]], call: ChatCall
+    ) -> EngineRequest:
+        """Return the request: messages, the plan of what memory enters it, and the memory block as text."""
+        engine = self.engine
+        messages = as_messages(prompt)
+        options = call.generation()
+        plan = self.plan(principal, messages, call, engine)
+        cubes = [memory.cube for memory in plan.memories]
+        return EngineRequest(
+            messages=messages,
+            plan=plan,
+            block=render_block(cubes),
+            options=options,
+            activations=self.activations(principal, cubes) if call.inject in ("kv", "auto") else None,
+            strict=call.strict,
+            tools=call.tools,
+        )
+
+    def plan(
+        self, principal: Principal, messages: Sequence[Message], call: ChatCall, engine: Engine
+    ) -> InjectionPlan:
+        """Return which memories the request carries: those named, or the best that a search finds."""
+        if call.inject == "off":
+            return InjectionPlan(inject="off", notes=("memory is off",))
+        if call.memory_ids is not None:
+            cubes = self.named(principal, call.memory_ids)
+            return self.scheduler.plan_exactly(cubes, inject=call.inject, count_tokens=engine.count_tokens)
+        budget = call.memory_budget
+        if budget is None:
+            budget = default_budget(engine.capabilities.context_window)
+        asked = self.reader.parse(messages, max_tokens=budget)
+        hits = self.operator.search(principal, asked) if asked else []
+        return self.scheduler.plan(
+            hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens
+        )
+
+    def named(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
+        """Return the cubes of these ids, which must all be visible and text."""
+        visibility = self.governance.visibility(principal)
+        with self.operator.vault.read() as session:
+            cubes = [found(session.cube(visibility, cube_id), cube_id) for cube_id in dict.fromkeys(cube_ids)]
+        for cube in cubes:
+            if cube.payload.type != "plaintext":
+                raise InvalidInput(f"memory {cube.id} is {cube.type}; name the plaintext memories it was made from")
+        return cubes
+
+    def finish(self, principal: Principal, messages: Sequence[Message], reply: Reply, *, remember: bool) -> None:
+        """Count what was used and, if asked, remember the exchange."""
+        now = self.governance.clock.now()
+        for placement, delta in (
+            (Placement.TEXT, UsageDelta(injected_text=1, last_used=now)),
+            (Placement.KV, UsageDelta(injected_kv=1, last_used=now)),
+            (Placement.LORA, UsageDelta(injected_lora=1, last_used=now)),
+        ):
+            self.lifecycle.count([m.cube.id for m in reply.plan.memories if m.placed == placement], delta)
+        if reply.plan.prefix_cube_id:
+            saved = UsageDelta(reads=1, injected_kv=1, tokens_saved=reply.usage.memory_tokens, last_used=now)
+            self.lifecycle.count([reply.plan.prefix_cube_id], saved)
+        detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
+        self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
+        if remember:
+            self.remember(principal, messages, reply)
+
+    def remember(self, principal: Principal, messages: Sequence[Message], reply: Reply) -> None:
+        """Store the last user message and the reply."""
+        now = self.governance.clock.now()
+        asked = [message for message in messages if message.role == "user" and message.content.strip()]
+        turns = [Turn(text=asked[-1].content, speaker=principal.user, role="user", at=now)] if asked else []
+        if reply.text.strip():
+            turns.append(Turn(text=reply.text, speaker="assistant", role="assistant", kind="reply", at=now))
+        if turns:
+            self.operator.add(principal, turns)
+
+
+def default_budget(context_window: int) -> int:
+    """Return the memory budget in tokens where the caller names none."""
+    return min(MAX_DEFAULT_BUDGET, context_window // 4)

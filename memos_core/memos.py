@@ -1,0 +1,225 @@
+"""MemOS: opens a vault, wires the layers, hands out scopes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from pydantic import JsonValue
+
+from memos_core.clock import Clock, SystemClock
+from memos_core.cube import MemCube
+from memos_core.embedding.base import Embedder
+from memos_core.engine.base import Engine
+from memos_core.events import Event, EventHook, ignore_event
+from memos_core.ids import UlidFactory
+from memos_core.infrastructure.governance import Limits, MemGovernance
+from memos_core.infrastructure.vault import MemVault, VaultReport
+from memos_core.interface.chat import ChatPipeline
+from memos_core.interface.reader import MemReader
+from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.operator import Fusion, MemOperator, passages_of
+from memos_core.operation.scheduler import MemScheduler
+from memos_core.principal import Principal, principal_of
+from memos_core.scope import Scope
+
+__all__ = ["Layers", "MemOS"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of one open vault, as its scopes use them."""
+
+    vault: MemVault
+    governance: MemGovernance
+    operator: MemOperator
+    scheduler: MemScheduler
+    lifecycle: MemLifecycle
+    chat: ChatPipeline
+    engine: Engine | None
+    activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+    emit: EventHook
+
+
+class MemOS:
+    """A memory operating system over one vault. Thread-safe; close it, or use it in a ``with`` block.
+
+        with MemOS.open("memory/") as memos:
+            ada = memos.scope(user="ada")
+            ada.add("My cat is called Biscuit.")
+
+    A handle does not survive a fork: the child opens its own.
+    """
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        engine: Engine | None = None,
+        embedder: Embedder | Literal["minilm"] | None = "minilm",
+        index: Literal["auto", "exact", "chroma"] = "auto",
+        limits: Limits | None = None,
+        max_text_chars: int | None = None,
+        max_bytes: int | None = None,
+        scheduler: MemScheduler | None = None,
+        fusion: Fusion | None = None,
+        clock: Clock | None = None,
+        on_event: EventHook = ignore_event,
+    ) -> Self:
+        """Open the vault in the folder ``path``; it is made if it is not there.
+
+        Args:
+            path: Folder of the vault.
+            engine: Runs the model for ``chat``, ``stream`` and ``transform``.
+            embedder: Makes vectors: the bundled MiniLM by default; None finds by words alone.
+            index: ``exact`` search over a scope's vectors, ``chroma``, or ``auto``: Chroma above 50,000 vectors.
+            limits: What a scope may hold.
+            max_text_chars: Short for ``limits``: longest text of one memory.
+            max_bytes: Short for ``limits``: most bytes of one namespace.
+            scheduler: How memories are chosen.
+            fusion: How the parts of a search are weighed.
+            clock: Tells the time.
+            on_event: Is told what happens.
+
+        Raises:
+            VaultError: The folder is no vault, or one of a later version, or cannot be written.
+            MissingExtra: The embedder or index needs a package that is not installed.
+        """
+        clock = clock or SystemClock()
+        vault = MemVault.open(
+            path, embedder=resolved_embedder(embedder), index=index, clock=clock, on_event=on_event
+        )
+        limits = limits or Limits()
+        given = {"max_text_chars": max_text_chars, "max_bytes": max_bytes}
+        limits = Limits(**{**limits.model_dump(), **{key: value for key, value in given.items() if value is not None}})
+        return cls(wire(vault, engine, MemGovernance(clock=clock, limits=limits), scheduler, fusion, on_event))
+
+    def scope(self, user: str, *, agent: str | None = None, session: str | None = None) -> Scope:
+        """Return the memory of a user, bound further to an agent or a session if they are named.
+
+        An unknown user is an empty scope.
+
+        Raises:
+            InvalidName: A name is malformed.
+        """
+        return Scope(self._layers, Principal(user, agent, session))
+
+    def scope_of(self, namespace: Sequence[str], values: Mapping[str, object] | None = None) -> Scope:
+        """Return the scope that a namespace template stands for, such as ``("users", "{user_id}")``.
+
+        Raises:
+            InvalidName: A variable of the template has no value, or the result is malformed.
+        """
+        return Scope(self._layers, principal_of(namespace, values or {}))
+
+    @property
+    def engine(self) -> Engine | None:
+        return self._layers.engine
+
+    def users(self) -> list[str]:
+        """Return the users that have memory here, sorted. For administration: no scope can do this."""
+        with self._layers.vault.read() as session:
+            return sorted(session.namespaces())
+
+    def run_pending(self) -> tuple[str, ...]:
+        """Do what waits: counters, the vector index, the rest of an erasure. Return what still waits, in words."""
+        self._layers.lifecycle.flush()
+        self._layers.vault.apply_outbox()
+        return self._layers.vault.purge()
+
+    def stats(self) -> dict[str, JsonValue]:
+        """Return counts and sizes of the vault as JSON values."""
+        self._layers.lifecycle.flush()
+        return self._layers.vault.stats()
+
+    def verify(self) -> VaultReport:
+        """Check everything that is stored.
+
+        Raises:
+            VaultDamaged: Names each damaged thing.
+        """
+        return self._layers.vault.verify()
+
+    def rebuild_index(self) -> int:
+        """Make the vector index anew from the ledger and return how many vectors it holds."""
+        return self._layers.vault.rebuild_index()
+
+    def reembed(
+        self,
+        collection: str = "default",
+        *,
+        embedder: Embedder | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Move a collection to another embedder (by default the one this vault was opened with).
+
+        Takes effect in one transaction at the end; an interrupted run changes nothing.
+
+        Args:
+            collection: Which collection.
+            embedder: The new embedder.
+            progress: Is told how many memories of how many are done.
+        """
+        return self._layers.vault.reembed(collection, structure=passages_of, embedder=embedder, progress=progress)
+
+    def close(self) -> None:
+        """Write what waits and let go of all files. Idempotent. An engine that was handed in stays open."""
+        if not self._layers.vault.closed:
+            self._layers.lifecycle.flush()
+        self._layers.vault.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def resolved_embedder(embedder: Embedder | str | None) -> Embedder | None:
+    """Return the embedder that a name stands for, with a cache in front of it."""
+    if not isinstance(embedder, str):
+        return embedder
+    from memos_core.embedding.cache import CachedEmbedder
+    from memos_core.embedding.minilm import MiniLM
+
+    return CachedEmbedder(MiniLM())
+
+
+def wire(
+    vault: MemVault,
+    engine: Engine | None,
+    governance: MemGovernance,
+    scheduler: MemScheduler | None,
+    fusion: Fusion | None,
+    emit: Callable[[Event], None],
+) -> Layers:
+    """Put the layers together."""
+    ids = UlidFactory()
+    operator = MemOperator(vault, governance, ids, fusion)
+    lifecycle = MemLifecycle(vault, governance)
+    scheduler = scheduler or MemScheduler()
+
+    def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
+        return ScopeActivations(vault, governance, ids, principal, sources, emit)
+
+    chat = ChatPipeline(
+        engine=engine,
+        governance=governance,
+        reader=MemReader(),
+        operator=operator,
+        scheduler=scheduler,
+        lifecycle=lifecycle,
+        activations=activations,
+        emit=emit,
+    )
+    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit)

@@ -1,0 +1,199 @@
+"""MemLifecycle: states and versions of a cube, counters of its use, and its end.
+
+Every change makes a new version or leaves a trace in the audit, and has a way back; only ``forget`` has none.
+
+    add -> active -> archived -> active
+              |-> expired (by its time to live)
+              '-> forgotten: gone, with everything made from it
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+
+from memos_core.cube import MemCube, MemoryType, PlaintextPayload, State
+from memos_core.errors import CubeConflict, CubeFrozen, InvalidInput
+from memos_core.infrastructure.governance import MemGovernance
+from memos_core.infrastructure.governance.governance import author_of
+from memos_core.infrastructure.vault import MemVault, UsageDelta, WriteSession
+from memos_core.operation.operator import dedup_key, found, passages_of
+from memos_core.principal import Principal
+from memos_core.records import Erasure, Outcome, Receipt, Turn, VersionRecord
+
+__all__ = ["MemLifecycle"]
+
+FLUSH_AFTER = 64
+"""Counters wait in memory for this many changes: reading a memory must not cost a disk write."""
+
+
+class MemLifecycle:
+    """Changes the memories of one vault. Thread-safe."""
+
+    def __init__(self, vault: MemVault, governance: MemGovernance) -> None:
+        self.vault = vault
+        self.governance = governance
+        self._counters: dict[str, UsageDelta] = {}
+        self._lock = threading.Lock()
+
+    # Versions
+
+    def update(self, principal: Principal, cube_id: str, text: str, *, reason: str = "updated") -> Receipt:
+        """Give a plaintext cube a new text, as a new version.
+
+        Raises:
+            CubeNotFound: It is not visible here.
+            CubeFrozen: It is protected from change.
+            CubeConflict: Another live cube says the same already.
+            InvalidMemory: The text cannot be a memory.
+            InvalidInput: The cube is not plaintext.
+        """
+        self.governance.check(Turn.model_construct(text=text))
+        visibility = self.governance.visibility(principal)
+        with self.vault.read() as read:
+            before = self.changeable(found(read.cube(visibility, cube_id), cube_id))
+        if before.type is not MemoryType.PLAINTEXT:
+            raise InvalidInput(f"memory {cube_id} is {before.type}; only plaintext can be edited")
+        after = next_version(before, text, self.governance.clock.now())
+        passages = passages_of(self.vault.embedder, [after])[0]
+        with self.vault.write() as session:
+            current = self.changeable(found(session.cube(visibility, cube_id), cube_id))
+            if current.version != before.version:  # someone else was faster: theirs stays, ours comes after it
+                after = next_version(current, text, self.governance.clock.now())
+            key = self.free_key(session, principal, after)
+            session.replace(after, passages=passages, dedup_key=key, author=author_of(principal), reason=reason)
+            self.governance.audit(session, principal, "update", [cube_id], {"version": after.version})
+        return Receipt(cube_id, after.version, Outcome.COMMITTED, reason)
+
+    def rollback(self, principal: Principal, cube_id: str, version: int) -> Receipt:
+        """Make the text of an earlier version current again, as a new version.
+
+        Raises:
+            InvalidInput: There is no such version. Besides what ``update`` raises.
+        """
+        visibility = self.governance.visibility(principal)
+        with self.vault.read() as read:
+            found(read.cube(visibility, cube_id), cube_id)
+            old = read.cube(visibility, cube_id, version)
+        if old is None:
+            raise InvalidInput(f"memory {cube_id} has no version {version}")
+        return self.update(principal, cube_id, old.text, reason=f"rolled back to version {version}")
+
+    def history(self, principal: Principal, cube_id: str) -> list[VersionRecord]:
+        """Return all versions, oldest first.
+
+        Raises:
+            CubeNotFound: It is not visible here.
+        """
+        visibility = self.governance.visibility(principal)
+        with self.vault.read() as session:
+            found(session.cube(visibility, cube_id), cube_id)
+            return session.versions(visibility, cube_id)
+
+    # States
+
+    def freeze(self, principal: Principal, cube_id: str, *, frozen: bool = True) -> MemCube:
+        """Protect a cube from change, or lift the protection.
+
+        Its owner can still forget it: erasure is a right, freezing is a guard against accidents.
+        """
+        visibility = self.governance.visibility(principal)
+        with self.vault.write() as session:
+            cube = found(session.cube(visibility, cube_id), cube_id)
+            governance = cube.header.governance.model_copy(update={"frozen": frozen})
+            changed = cube.model_copy(update={"header": cube.header.model_copy(update={"governance": governance})})
+            word = "frozen" if frozen else "unfrozen"
+            session.set_header(changed, author=author_of(principal), reason=word)
+            self.governance.audit(session, principal, word, [cube_id])
+        return changed
+
+    def archive(self, principal: Principal, cube_id: str, *, archived: bool = True) -> MemCube:
+        """Take a cube out of search without losing it, or bring it back.
+
+        Raises:
+            CubeConflict: It was to come back, and a live cube says the same by now.
+        """
+        visibility = self.governance.visibility(principal)
+        state = State.ARCHIVED if archived else State.ACTIVE
+        with self.vault.write() as session:
+            cube = self.changeable(found(session.cube(visibility, cube_id), cube_id))
+            if state is State.ACTIVE and cube.state is not State.ACTIVE:
+                self.free_key(session, principal, cube)
+            if cube.state is not state:
+                word = "archived" if archived else "restored"
+                session.set_state(cube_id, state, author=author_of(principal), reason=word)
+                self.governance.audit(session, principal, word, [cube_id])
+        return cube.model_copy(update={"state": state})
+
+    def changeable(self, cube: MemCube) -> MemCube:
+        if cube.header.governance.frozen:
+            raise CubeFrozen(cube.id)
+        return cube
+
+    def free_key(self, session: WriteSession, principal: Principal, cube: MemCube) -> str:
+        """Return the duplicate key of ``cube`` after making sure that no other live cube holds it."""
+        key = dedup_key(cube)
+        holder = session.find_duplicate(principal.namespace, key, self.governance.clock.now())
+        if holder and holder[0] != cube.id:
+            raise CubeConflict(cube.id, holder[0])
+        return key
+
+    # Use
+
+    def count(self, cube_ids: Sequence[str], delta: UsageDelta) -> None:
+        """Add to the counters of some cubes. Written with the next change, after some reads, or at close."""
+        with self._lock:
+            for cube_id in cube_ids:
+                self._counters[cube_id] = self._counters.get(cube_id, UsageDelta()) + delta
+            full = len(self._counters) >= FLUSH_AFTER
+        if full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the counters that wait in memory."""
+        with self._lock:
+            waiting, self._counters = self._counters, {}
+        if waiting:
+            with self.vault.write() as session:
+                session.touch(waiting)
+
+    # The end
+
+    def forget(self, principal: Principal, cube_ids: Sequence[str]) -> Erasure:
+        """Erase cubes, all their versions, and everything that was made from them.
+
+        They are unreachable when this returns. ``complete`` tells whether the last trace has left the disk as well;
+        if something still held a file open, ``memos.run_pending()`` finishes it.
+
+        Raises:
+            CubeNotFound: One of them is not visible here; nothing was erased.
+        """
+        visibility = self.governance.visibility(principal)
+        with self._lock:
+            self._counters = {key: value for key, value in self._counters.items() if key not in set(cube_ids)}
+        with self.vault.write() as session:
+            for cube_id in cube_ids:
+                found(session.cube(visibility, cube_id), cube_id)
+            rows = session.erase(visibility, cube_ids)
+            self.governance.audit(session, principal, "forget", rows.cube_ids)
+        at = self.governance.clock.now()
+        pending = self.vault.purge()
+        return Erasure(
+            cube_ids=tuple(rows.cube_ids),
+            derived_ids=tuple(rows.derived_ids),
+            versions=rows.versions,
+            vectors=rows.vectors,
+            blobs=len(rows.blob_addresses),
+            at=at,
+            complete=not pending,
+            pending=pending,
+        )
+
+
+def next_version(cube: MemCube, text: str, now: datetime) -> MemCube:
+    """Return the version after ``cube``, with a new text."""
+    descriptive = cube.header.descriptive.model_copy(update={"updated": now})
+    header = cube.header.model_copy(update={"descriptive": descriptive})
+    update = {"header": header, "payload": PlaintextPayload(text=text), "version": cube.version + 1}
+    return cube.model_copy(update=update)

@@ -1,0 +1,308 @@
+"""MemOperator: structures what comes in, finds what is asked for, links what belongs together.
+
+No language model stands on either path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memos_core.cube import (
+    Descriptive,
+    Governance,
+    Header,
+    Link,
+    MemCube,
+    MemoryType,
+    PlaintextPayload,
+    Source,
+    canonical_json,
+    normalised,
+)
+from memos_core.embedding.base import Embedder, Vectors
+from memos_core.errors import CubeNotFound, InvalidInput
+from memos_core.ids import UlidFactory
+from memos_core.infrastructure.governance import MemGovernance
+from memos_core.infrastructure.governance.governance import author_of
+from memos_core.infrastructure.vault import MemVault, Passage, PassageHit, ReadSession, SearchFilter, WriteSession
+from memos_core.operation.ranking import bm25, fuse, min_max
+from memos_core.operation.words import query_words, words
+from memos_core.principal import Principal
+from memos_core.records import Hit, MemoryCall, Outcome, Receipt, Turn
+from memos_core.render import index_text
+
+__all__ = ["Draft", "Fusion", "MemOperator", "dedup_key", "passages_of"]
+
+
+class Fusion(BaseModel):
+    """How the parts of a search are weighed; the README's figures tell how the defaults were found.
+
+    Attributes:
+        words: Weight of BM25.
+        vectors: Weight of the similarity of vectors.
+        depth: Passages that each part contributes, at least.
+        near_duplicate: Similarity from which two memories are linked as saying nearly the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: float = Field(default=0.6, ge=0)
+    vectors: float = Field(default=0.4, ge=0)
+    depth: int = Field(default=200, gt=0)
+    near_duplicate: float = Field(default=0.97, gt=0, le=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A memory that is ready to be committed, or was kept out by policy."""
+
+    turn: Turn
+    cube: MemCube
+    passages: tuple[Passage, ...]
+    dedup_key: str
+    rejected: str | None = None
+
+
+class MemOperator:
+    """Works on the memories of one vault. Thread-safe."""
+
+    def __init__(
+        self, vault: MemVault, governance: MemGovernance, ids: UlidFactory, fusion: Fusion | None = None
+    ) -> None:
+        self.vault = vault
+        self.governance = governance
+        self.ids = ids
+        self.fusion = fusion or Fusion()
+
+    # Writing
+
+    def add(self, principal: Principal, turns: Sequence[Turn]) -> list[Receipt]:
+        """Commit ``turns`` in one transaction, after one embedding batch, and return a receipt for each.
+
+        Raises:
+            InvalidMemory: One of them cannot be a memory; nothing was written.
+            ScopeConflict: One names another session than the scope's own; nothing was written.
+            EmbedderMismatch: The vault holds vectors of another embedder.
+        """
+        drafts = self.structure(principal, turns)
+        nearest = [self.near(principal, draft) for draft in drafts]
+        with self.vault.write() as session:
+            session.ensure_namespace(principal.namespace)
+            receipts = [
+                self.commit(session, principal, draft, near) for draft, near in zip(drafts, nearest, strict=True)
+            ]
+            added = [r.cube_id for r in receipts if r.outcome is Outcome.COMMITTED and r.cube_id]
+            if added:
+                self.governance.audit(session, principal, "add", added)
+        return receipts
+
+    def structure(self, principal: Principal, turns: Sequence[Turn]) -> list[Draft]:
+        """Turn what a caller brought into cubes with their passages, words and vectors. Writes nothing."""
+        bound = []
+        for index, turn in enumerate(turns):
+            self.governance.check(turn, index=index if len(turns) > 1 else None)
+            session = principal.narrow(session=turn.session).session
+            bound.append(turn if turn.session == session else turn.model_copy(update={"session": session}))
+        cubes = [self.cube(principal, turn) for turn in bound]
+        rejections = [self.governance.rejection(turn) for turn in bound]
+        kept = [cube for cube, rejection in zip(cubes, rejections, strict=True) if rejection is None]
+        passages = dict(zip([cube.id for cube in kept], passages_of(self.vault.embedder, kept), strict=True))
+        return [
+            Draft(turn, cube, passages.get(cube.id, ()), dedup_key(cube), rejection)
+            for turn, cube, rejection in zip(bound, cubes, rejections, strict=True)
+        ]
+
+    def cube(self, principal: Principal, turn: Turn) -> MemCube:
+        """Return the first version of a plaintext cube."""
+        now = self.governance.clock.now()
+        source = Source(
+            speaker=turn.speaker, role=turn.role, session=turn.session, at=turn.at, ref=turn.ref, uri=turn.uri
+        )
+        descriptive = Descriptive(
+            id=self.ids.new(now),
+            type=MemoryType.PLAINTEXT,
+            title=turn.title,
+            kind=turn.kind,
+            created=now,
+            updated=now,
+            valid_from=turn.valid_from,
+            valid_until=turn.valid_until,
+            source=source,
+            language=turn.language,
+            tags=tuple(dict.fromkeys(turn.tags)),
+        )
+        governance = Governance(
+            owner=principal.user,
+            namespace=principal.namespace,
+            agent=principal.agent,
+            sensitivity=turn.sensitivity,
+            trust=turn.trust,
+            retention=self.governance.retention(turn.ttl_seconds, now),
+        )
+        header = Header(descriptive=descriptive, governance=governance)
+        return MemCube(header=header, payload=PlaintextPayload(text=turn.text))
+
+    def near(self, principal: Principal, draft: Draft) -> tuple[str, ...]:
+        """Return the cubes in the scope that say nearly the same as ``draft``, best first."""
+        vectors = [passage.vector for passage in draft.passages if passage.vector is not None]
+        if draft.rejected or len(vectors) != 1:
+            return ()  # only short texts: a shared passage does not make two documents the same
+        seen = self.governance.search_filter(principal, MemoryCall(query="*"))
+        hits = self.vault.vector_search(seen, vectors[0], 3)
+        return tuple(hit.cube_id for hit in hits if hit.score >= self.fusion.near_duplicate)
+
+    def commit(self, session: WriteSession, principal: Principal, draft: Draft, near: tuple[str, ...]) -> Receipt:
+        """Insert one draft, or say why not. Duplicates are decided here, inside the transaction."""
+        if draft.rejected:
+            return Receipt(None, 0, Outcome.REJECTED, draft.rejected)
+        duplicate = session.find_duplicate(principal.namespace, draft.dedup_key, self.governance.clock.now())
+        if duplicate:
+            return Receipt(duplicate[0], duplicate[1], Outcome.DUPLICATE, "the same text is held already")
+        size = len(draft.turn.text.encode())
+        if reason := self.governance.over_quota(session, principal.namespace, size):
+            return Receipt(None, 0, Outcome.REJECTED, reason)
+        near = tuple(cube_id for cube_id in near if session.cube(self.governance.visibility(principal), cube_id))
+        cube = with_links(draft.cube, [Link(target=other, relation="near_duplicate") for other in near])
+        session.insert(cube, passages=draft.passages, dedup_key=draft.dedup_key, author=author_of(principal))
+        return Receipt(cube.id, cube.version, Outcome.COMMITTED, near=near)
+
+    def link(self, principal: Principal, source: str, target: str, relation: str) -> MemCube:
+        """Add a named relation from one cube to another and return the changed cube.
+
+        Raises:
+            CubeNotFound: One of them is not visible here.
+            InvalidInput: The relation is empty or too long.
+        """
+        if not relation.strip() or len(relation) > 100:
+            raise InvalidInput("a relation is named by 1 to 100 characters")
+        visibility = self.governance.visibility(principal)
+        with self.vault.write() as session:
+            cube = found(session.cube(visibility, source), source)
+            found(session.cube(visibility, target), target)
+            linked = with_links(cube, [*cube.header.descriptive.links, Link(target=target, relation=relation)])
+            session.set_header(linked, author=author_of(principal), reason=f"linked: {relation}")
+            self.governance.audit(session, principal, "link", [source, target], {"relation": relation})
+        return linked
+
+    # Finding
+
+    def search(self, principal: Principal, call: MemoryCall) -> list[Hit]:
+        """Return the best memories for ``call``, best first. Rights, validity and expiry are part of the query.
+
+        Each passage is scored by BM25 and by cosine similarity; both are stretched to [0, 1] over the candidates
+        and averaged by weight. A memory counts as its best passage.
+
+        Raises:
+            InvalidInput: The query is empty or a filter is unknown.
+            EmbedderMismatch: The vault holds vectors of another embedder.
+        """
+        if not call.query.strip():
+            raise InvalidInput("the query is empty")
+        conditions = self.governance.search_filter(principal, call)
+        terms = query_words(call.query)
+        with self.vault.read() as session:
+            matches = session.word_matches(conditions, terms)
+            passages, mean_length = session.corpus(conditions.visibility, conditions.now)
+        by_words = bm25(matches, passages=passages, mean_length=mean_length)
+        places: dict[int, Place] = {match.passage_id: match for match in matches}
+        by_vectors = self.similar(conditions, call, list(by_words), places)
+        fused = fuse(
+            [(self.fusion.words, min_max(by_words)), (self.fusion.vectors, min_max(by_vectors))],
+        )
+        why = {match.passage_id: ", ".join(sorted(match.counts)) for match in matches}
+        best = best_passages(fused, places)[: call.k]
+        with self.vault.read() as session:
+            return self.hits(session, conditions, best, by_words, by_vectors, why)
+
+    def similar(
+        self, conditions: SearchFilter, call: MemoryCall, also: Sequence[int], places: dict[int, Place]
+    ) -> dict[int, float]:
+        """Return the similarity of the nearest passages and of those in ``also``; adds the nearest to ``places``."""
+        if self.vault.embedder is None:
+            return {}
+        vector = self.vault.embedder.embed_query(call.query)
+        nearest = self.vault.vector_search(conditions, vector, max(self.fusion.depth, 4 * call.k))
+        places.update({hit.passage_id: hit for hit in nearest})
+        similarities = {hit.passage_id: hit.score for hit in nearest}
+        missing = [passage_id for passage_id in also if passage_id not in similarities]
+        return {**similarities, **self.vault.similarities(missing, vector)}
+
+    def hits(
+        self,
+        session: ReadSession,
+        conditions: SearchFilter,
+        best: Sequence[tuple[float, Place]],
+        by_words: Mapping[int, float],
+        by_vectors: Mapping[int, float],
+        why: Mapping[int, str],
+    ) -> list[Hit]:
+        """Return hits for the best passages that the ledger still lets through."""
+        cubes = {cube.id: cube for cube in session.cubes(conditions, [place.cube_id for _, place in best])}
+        hits = []
+        for score, place in best:
+            cube = cubes.get(place.cube_id)
+            if cube is None:
+                continue
+            parts = []
+            if place.passage_id in by_words:
+                parts.append(f"words {by_words[place.passage_id]:.2f} ({why[place.passage_id]})")
+            if place.passage_id in by_vectors:
+                parts.append(f"similarity {by_vectors[place.passage_id]:.2f}")
+            whole = place.start == 0 and place.end >= len(cube.text)
+            hits.append(Hit(cube, score, "; ".join(parts), None if whole else (place.start, place.end)))
+        return hits
+
+
+Place = PassageHit
+"""Where a passage lies: ``passage_id``, ``cube_id``, ``start``, ``end``."""
+
+
+def best_passages(scores: Mapping[int, float], places: Mapping[int, Place]) -> list[tuple[float, Place]]:
+    """Return the best passage of each cube, best first; equal scores in the order of age."""
+    best: dict[str, tuple[float, Place]] = {}
+    for passage_id, score in scores.items():
+        place = places[passage_id]
+        if place.cube_id not in best or score > best[place.cube_id][0]:
+            best[place.cube_id] = (score, place)
+    return sorted(best.values(), key=lambda item: (-item[0], item[1].cube_id))
+
+
+def passages_of(embedder: Embedder | None, cubes: Sequence[MemCube]) -> list[tuple[Passage, ...]]:
+    """Return the passages of each cube with their words and, from one embedding batch, their vectors."""
+    spans = [embedder.passages(cube.text) if embedder else [(0, len(cube.text))] for cube in cubes]
+    texts = [index_text(cube, *span) for cube, own in zip(cubes, spans, strict=True) for span in own]
+    vectors: Vectors | None = embedder.embed(texts) if embedder and texts else None
+    result = []
+    position = 0
+    for own in spans:
+        passages = []
+        for start, end in own:
+            vector = None if vectors is None else vectors[position]
+            passages.append(Passage(start=start, end=end, terms=words(texts[position]), vector=vector))
+            position += 1
+        result.append(tuple(passages))
+    return result
+
+
+def dedup_key(cube: MemCube) -> str:
+    """Return what two memories have in common when they are the same: scope, ref, speaker and normalised text."""
+    source = cube.header.descriptive.source
+    parts = [cube.header.governance.agent, source.session, source.ref, source.speaker, normalised(cube.text)]
+    return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
+def with_links(cube: MemCube, links: Sequence[Link]) -> MemCube:
+    """Return ``cube`` with exactly these links, each once."""
+    descriptive = cube.header.descriptive.model_copy(update={"links": tuple(dict.fromkeys(links))})
+    return cube.model_copy(update={"header": cube.header.model_copy(update={"descriptive": descriptive})})
+
+
+def found(cube: MemCube | None, cube_id: str) -> MemCube:
+    """Return ``cube``, or raise CubeNotFound if there is none."""
+    if cube is None:
+        raise CubeNotFound(cube_id)
+    return cube

@@ -1,0 +1,422 @@
+"""Scope: the handle that a caller holds. Bound to a user, and perhaps an agent and a session; it reaches no further.
+
+Every method has an async twin, named with an ``a`` in front: ``await ada.asearch(...)``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import functools
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+
+from pydantic import JsonValue, ValidationError
+
+from memos_core.cube import MemCube, MemoryType, State
+from memos_core.engine.base import EngineRequest
+from memos_core.errors import InvalidInput, NotYetAvailable, VaultWriteFailed
+from memos_core.events import Event
+from memos_core.infrastructure.vault import UsageDelta
+from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
+from memos_core.interface.context import MemoryContext
+from memos_core.interface.reader import as_messages, as_turn
+from memos_core.interface.tokens import hosted_counter
+from memos_core.operation.operator import found
+from memos_core.operation.scheduler import canonical_order
+from memos_core.principal import Principal
+from memos_core.records import Erasure, Hit, MemoryCall, Message, Page, Receipt, Reply, ReplyChunk, Turn, VersionRecord
+from memos_core.render import render_block
+
+if TYPE_CHECKING:
+    from memos_core.memos import Layers
+
+__all__ = ["Scope"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Prompt = str | Sequence[Message | Mapping[str, Any]]
+TypeName = Literal["plaintext", "activation", "parametric", "any"]
+
+HOSTED_WINDOW = 8192
+"""Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
+
+
+def in_thread(method: Callable[Concatenate[Scope, P], R]) -> Callable[Concatenate[Scope, P], Coroutine[Any, Any, R]]:
+    """Return the async twin of ``method``: the same call on a worker thread."""
+
+    @functools.wraps(method)
+    async def twin(self: Scope, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(method, self, *args, **kwargs)
+
+    twin.__name__ = f"a{method.__name__}"
+    twin.__qualname__ = f"Scope.a{method.__name__}"
+    return twin
+
+
+class Scope:
+    """The memory of one user (agent, session). Made by ``MemOS.scope``; thread-safe; cheap.
+
+    Ids that are malformed, absent or another's all raise ``CubeNotFound``.
+    """
+
+    def __init__(self, layers: Layers, principal: Principal) -> None:
+        self._layers = layers
+        self._principal = principal
+
+    @property
+    def user(self) -> str:
+        return self._principal.user
+
+    @property
+    def agent(self) -> str | None:
+        return self._principal.agent
+
+    @property
+    def session(self) -> str | None:
+        return self._principal.session
+
+    def scope(self, *, agent: str | None = None, session: str | None = None) -> Scope:
+        """Return a scope that is bound further.
+
+        Raises:
+            ScopeConflict: This one is bound to another agent or session.
+            InvalidName: A name is malformed.
+        """
+        return Scope(self._layers, self._principal.narrow(agent=agent, session=session))
+
+    def __repr__(self) -> str:
+        return f"Scope(user={self.user!r}, agent={self.agent!r}, session={self.session!r})"
+
+    # Write
+
+    def add(self, text: str, **fields: Any) -> Receipt:
+        """Remember one text. ``fields`` are those of ``Turn``: speaker, session, at, ref, tags, ttl_seconds ...
+
+        Raises:
+            InvalidMemory: The text or a field cannot be a memory.
+            ScopeConflict: ``session`` is not the scope's own.
+        """
+        return self.add_many([{"text": text, **fields}], _single=True)[0]
+
+    def add_many(self, items: Sequence[Turn | Mapping[str, Any] | str], *, _single: bool = False) -> builtins.list[Receipt]:
+        """Remember many, in one transaction and one embedding batch; a receipt for each, in order.
+
+        Args:
+            items: Turns, dicts of their fields, or OpenAI-style ``{"role", "content"}``.
+
+        Raises:
+            InvalidMemory: One cannot be a memory; its ``index`` tells which, and nothing was written.
+        """
+        turns = [as_turn(item, None if _single else number) for number, item in enumerate(items)]
+        if not turns:
+            return []
+        receipts = self._layers.operator.add(self._principal, turns)
+        committed = tuple(r.cube_id for r in receipts if r.outcome == "committed" and r.cube_id)
+        if committed:
+            self._emit("memory.added", committed)
+        return receipts
+
+    def update(self, cube_id: str, text: str) -> Receipt:
+        """Give a memory a new text, as its next version."""
+        return self._layers.lifecycle.update(self._principal, cube_id, text)
+
+    def rollback(self, cube_id: str, version: int) -> Receipt:
+        """Make an earlier version's text current again, as a new version."""
+        return self._layers.lifecycle.rollback(self._principal, cube_id, version)
+
+    def freeze(self, cube_id: str, *, frozen: bool = True) -> MemCube:
+        """Protect a memory from change (not from being forgotten), or lift the protection."""
+        return self._layers.lifecycle.freeze(self._principal, cube_id, frozen=frozen)
+
+    def archive(self, cube_id: str, *, archived: bool = True) -> MemCube:
+        """Take a memory out of search without losing it, or bring it back."""
+        return self._layers.lifecycle.archive(self._principal, cube_id, archived=archived)
+
+    def link(self, source: str, target: str, relation: str) -> MemCube:
+        """Add a named relation from one memory to another."""
+        return self._layers.operator.link(self._principal, source, target, relation)
+
+    def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
+        """Give someone else a right. Not available yet."""
+        raise NotYetAvailable("sharing memories between users comes in a later release")
+
+    def forget(self, cube_id: str | Sequence[str]) -> Erasure:
+        """Erase a memory (or several), all its versions and everything made from it. There is no way back."""
+        cube_ids = [cube_id] if isinstance(cube_id, str) else list(dict.fromkeys(cube_id))
+        erasure = self._layers.lifecycle.forget(self._principal, cube_ids)
+        if self._layers.engine is not None:
+            self._layers.engine.drop(self._layers.activations(self._principal, ()).owner, erasure.derived_ids)
+        self._emit("memory.forgotten", erasure.cube_ids)
+        return erasure
+
+    # Read
+
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        filters: Mapping[str, JsonValue] | None = None,
+        before: datetime | None = None,
+        as_of: datetime | None = None,
+    ) -> builtins.list[Hit]:
+        """Return the ``k`` best memories for ``query``, best first.
+
+        Args:
+            query: What is asked.
+            k: Most hits.
+            filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``tags`` ...; a list means any of.
+            before: Only what was said before this moment.
+            as_of: Only what held at this moment; by default now.
+
+        Raises:
+            InvalidInput: The query is empty, k is not positive, or a filter is unknown.
+        """
+        try:
+            call = MemoryCall(query=query, k=k, filters=filters or {}, before=before, as_of=as_of)
+        except ValidationError as error:
+            raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+        hits = self._layers.operator.search(self._principal, call)
+        self._count_reads([hit.cube.id for hit in hits])
+        self._emit("memory.searched", tuple(hit.cube.id for hit in hits))
+        return hits
+
+    def context(self, query: str, *, max_tokens: int | None = None, k: int = 12) -> MemoryContext:
+        """Return the best memories for ``query`` as text that fits ``max_tokens``, for a model that you call.
+
+        Tokens are counted by the engine's tokenizer, or tiktoken's where there is no engine.
+        """
+        engine = self._layers.engine
+        count = engine.count_tokens if engine else hosted_counter()
+        if max_tokens is None:
+            max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
+        hits = self.search(query, k=k)
+        plan = self._layers.scheduler.plan(hits, inject="text", budget_tokens=max_tokens, count_tokens=count)
+        text = render_block([memory.cube for memory in plan.memories]).text
+        return MemoryContext(text=text, hits=tuple(hits), plan=plan, tokens=count(text) if text else 0)
+
+    def get(self, cube_id: str) -> MemCube:
+        """Return a memory by id, in any state."""
+        self._layers.lifecycle.flush()
+        with self._layers.vault.read() as session:
+            return found(session.cube(self._visibility, cube_id), cube_id)
+
+    def list(
+        self,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        type: TypeName = "plaintext",
+        state: State | str = State.ACTIVE,
+    ) -> Page:
+        """Return memories in the order in which they were stored, ``limit`` at a time.
+
+        Args:
+            limit: Most cubes of the page.
+            cursor: ``page.cursor`` of the page before.
+            type: Memory type, or ``any``.
+            state: ``active`` (default), ``archived`` or ``expired``.
+        """
+        if limit < 1:
+            raise InvalidInput("limit must be at least 1")
+        with self._layers.vault.read() as session:
+            cubes = session.listing(
+                self._visibility,
+                limit=limit + 1,
+                after=cursor,
+                types=memory_types(type),
+                states=(memory_state(state),),
+                now=self._now(),
+            )
+        more = len(cubes) > limit
+        return Page(tuple(cubes[:limit]), cubes[limit - 1].id if more else None)
+
+    def count(self, *, type: TypeName = "plaintext", state: State | str = State.ACTIVE) -> int:
+        """Return how many memories there are; see ``list`` for the arguments."""
+        with self._layers.vault.read() as session:
+            return session.count(
+                self._visibility, types=memory_types(type), states=(memory_state(state),), now=self._now()
+            )
+
+    def history(self, cube_id: str) -> builtins.list[VersionRecord]:
+        """Return all versions of a memory, oldest first."""
+        return self._layers.lifecycle.history(self._principal, cube_id)
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write all text memories to ``path``, one cube as JSON a line, and return how many.
+
+        The file appears whole or not at all.
+
+        Raises:
+            VaultWriteFailed: The disk refused.
+        """
+        target = Path(path)
+        written = 0
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+            ) as file:
+                temporary = Path(file.name)
+                try:
+                    for cube in self._all():
+                        file.write(cube.to_json() + "\n")
+                        written += 1
+                    file.flush()
+                    os.fsync(file.fileno())
+                except BaseException:
+                    temporary.unlink(missing_ok=True)
+                    raise
+            temporary.replace(target)
+        except OSError as error:
+            raise VaultWriteFailed(f"cannot write {target}: {error}") from error
+        return written
+
+    def _all(self) -> Iterator[MemCube]:
+        cursor = None
+        while True:
+            page = self.list(limit=500, cursor=cursor)
+            yield from page.cubes
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    # Inject
+
+    def transform(
+        self,
+        cube_id: str | Sequence[str],
+        *,
+        to: Literal["activation", "parametric"],
+    ) -> MemCube:
+        """Make another form of a memory (or of several together) and return the derived cube.
+
+        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories.
+
+        Raises:
+            EngineMissing: The vault was opened without an engine.
+            InjectionUnavailable: The engine's model does not allow it; the reason is named.
+            NotYetAvailable: ``to="parametric"``.
+        """
+        if to == "parametric":
+            raise NotYetAvailable("LoRA adapters from memories come in a later release")
+        if to != "activation":
+            raise InvalidInput(f"to must be 'activation', not {to!r}")
+        engine = self._layers.chat.engine
+        cube_ids = [cube_id] if isinstance(cube_id, str) else list(cube_id)
+        if not cube_ids:
+            raise InvalidInput("name at least one memory")
+        cubes = canonical_order(self._layers.chat.named(self._principal, cube_ids))
+        store = self._layers.activations(self._principal, cubes)
+        derived = store.publish(engine.prefill(render_block(cubes), store))
+        if derived is None:
+            raise InvalidInput("the memories changed while their KV was computed, or the quota is reached; try again")
+        return self.get(derived)
+
+    def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
+        """Ask the engine's model, with memory. See ``ChatOptions`` for the options.
+
+        Raises:
+            EngineMissing: The vault was opened without an engine.
+            ContextOverflow: Messages and memory do not fit the model.
+            InjectionUnavailable: ``strict=True`` and memory cannot enter as asked.
+        """
+        call, request = self._prepare(messages, options)
+        reply = self._layers.chat.engine.generate(request)
+        self._finish(call, request, reply)
+        return reply
+
+    def stream(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Iterator[ReplyChunk]:
+        """``chat``, piece by piece. The last chunk has empty text and carries the whole ``reply``."""
+        call, request = self._prepare(messages, options)
+        return self._streamed(call, request)
+
+    def _streamed(self, call: ChatCall, request: EngineRequest) -> Iterator[ReplyChunk]:
+        for chunk in self._layers.chat.engine.stream(request):
+            if chunk.reply is not None:
+                self._finish(call, request, chunk.reply)
+            yield chunk
+
+    async def achat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
+        call, request = await asyncio.to_thread(self._prepare, messages, options)
+        reply = await self._layers.chat.engine.agenerate(request)
+        await asyncio.to_thread(self._finish, call, request, reply)
+        return reply
+
+    async def astream(self, messages: Prompt, **options: Unpack[ChatOptions]) -> AsyncIterator[ReplyChunk]:
+        call, request = await asyncio.to_thread(self._prepare, messages, options)
+        async for chunk in self._layers.chat.engine.astream(request):
+            if chunk.reply is not None:
+                await asyncio.to_thread(self._finish, call, request, chunk.reply)
+            yield chunk
+
+    def _prepare(self, messages: Prompt, options: ChatOptions) -> tuple[ChatCall, EngineRequest]:
+        call = ChatCall(**options)
+        return call, self._layers.chat.prepare(self._principal, messages, call)
+
+    def _finish(self, call: ChatCall, request: EngineRequest, reply: Reply) -> None:
+        self._layers.chat.finish(self._principal, as_messages(request.messages), reply, remember=call.remember)
+
+    # Async twins
+
+    aadd = in_thread(add)
+    aadd_many = in_thread(add_many)
+    aupdate = in_thread(update)
+    arollback = in_thread(rollback)
+    afreeze = in_thread(freeze)
+    aarchive = in_thread(archive)
+    alink = in_thread(link)
+    agrant = in_thread(grant)
+    aforget = in_thread(forget)
+    asearch = in_thread(search)
+    acontext = in_thread(context)
+    aget = in_thread(get)
+    alist = in_thread(list)
+    acount = in_thread(count)
+    ahistory = in_thread(history)
+    aexport = in_thread(export)
+    atransform = in_thread(transform)
+
+    # Small things
+
+    @property
+    def _visibility(self) -> Any:
+        return self._layers.governance.visibility(self._principal)
+
+    def _now(self) -> datetime:
+        return self._layers.governance.clock.now()
+
+    def _count_reads(self, cube_ids: Sequence[str]) -> None:
+        self._layers.lifecycle.count(cube_ids, UsageDelta(reads=1, last_used=self._now()))
+
+    def _emit(self, name: str, cube_ids: tuple[str, ...]) -> None:
+        self._layers.emit(Event(name, self._now(), self._principal.namespace, cube_ids, {"count": len(cube_ids)}))
+
+
+def memory_types(name: str) -> tuple[MemoryType, ...] | None:
+    """Return the types that a name stands for; None: all.
+
+    Raises:
+        InvalidInput: There is no such type.
+    """
+    if name == "any":
+        return None
+    if name not in set(MemoryType):
+        raise InvalidInput(f"type must be any, {', '.join(MemoryType)}; not {name!r}")
+    return (MemoryType(name),)
+
+
+def memory_state(name: State | str) -> State:
+    """Return the state of that name.
+
+    Raises:
+        InvalidInput: There is no such state.
+    """
+    if name not in set(State):
+        raise InvalidInput(f"state must be {', '.join(State)}; not {name!r}")
+    return State(name)
