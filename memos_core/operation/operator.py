@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,19 +39,22 @@ __all__ = ["Draft", "Fusion", "MemOperator", "dedup_key", "passages_of"]
 
 
 class Fusion(BaseModel):
-    """How the parts of a search are weighed; the README's figures tell how the defaults were found.
+    """How the parts of a search are weighed. ``docs/log.md`` tells how the defaults were found.
 
     Attributes:
         words: Weight of BM25.
         vectors: Weight of the similarity of vectors.
+        neighbour: Share of its score that a turn gives to the turns just before and after it in its session: what
+            answers a question often stands next to what sounds like it.
         depth: Passages that each part contributes, at least.
         near_duplicate: Similarity from which two memories are linked as saying nearly the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    words: float = Field(default=0.6, ge=0)
-    vectors: float = Field(default=0.4, ge=0)
+    words: float = Field(default=0.5, ge=0)
+    vectors: float = Field(default=0.5, ge=0)
+    neighbour: float = Field(default=0.3, ge=0, le=1)
     depth: int = Field(default=200, gt=0)
     near_duplicate: float = Field(default=0.97, gt=0, le=1)
 
@@ -194,7 +197,8 @@ class MemOperator:
         """Return the best memories for ``call``, best first. Rights, validity and expiry are part of the query.
 
         Each passage is scored by BM25 and by cosine similarity; both are stretched to [0, 1] over the candidates
-        and averaged by weight. A memory counts as its best passage.
+        and averaged by weight. A memory counts as its best passage, and gets a share of what its neighbours in the
+        same session score.
 
         Raises:
             InvalidInput: The query is empty or a filter is unknown.
@@ -203,72 +207,91 @@ class MemOperator:
         if not call.query.strip():
             raise InvalidInput("the query is empty")
         conditions = self.governance.search_filter(principal, call)
-        terms = query_words(call.query)
+        parts = Parts()
         with self.vault.read() as session:
-            matches = session.word_matches(conditions, terms)
+            matches = session.word_matches(conditions, query_words(call.query))
             passages, mean_length = session.corpus(conditions.visibility, conditions.now)
-        by_words = bm25(matches, passages=passages, mean_length=mean_length)
-        places: dict[int, Place] = {match.passage_id: match for match in matches}
-        by_vectors = self.similar(conditions, call, list(by_words), places)
-        fused = fuse(
-            [(self.fusion.words, min_max(by_words)), (self.fusion.vectors, min_max(by_vectors))],
-        )
-        why = {match.passage_id: ", ".join(sorted(match.counts)) for match in matches}
-        best = best_passages(fused, places)[: call.k]
+        parts.words = bm25(matches, passages=passages, mean_length=mean_length)
+        for match in matches:
+            place = Place(match.passage_id, match.cube_id, match.start, match.end, 0.0)
+            parts.places[match.passage_id] = place
+            parts.matched[match.passage_id] = ", ".join(sorted(match.counts))
+        self.add_similarities(parts, conditions, call)
+        weighed = [
+            (self.fusion.words, min_max(parts.words)),
+            (self.fusion.vectors, min_max(parts.vectors)),
+        ]
+        best = best_passages(fuse(weighed), parts.places)
         with self.vault.read() as session:
-            return self.hits(session, conditions, best, by_words, by_vectors, why)
+            scores = self.with_neighbours(session, conditions, {cube_id: score for cube_id, (score, _) in best.items()})
+            ranked = sorted(scores, key=lambda cube_id: (-scores[cube_id], cube_id))[: call.k]
+            cubes = session.cubes(conditions, ranked)
+        return [parts.hit(cube, scores[cube.id], best.get(cube.id)) for cube in cubes]
 
-    def similar(
-        self, conditions: SearchFilter, call: MemoryCall, also: Sequence[int], places: dict[int, Place]
-    ) -> dict[int, float]:
-        """Return the similarity of the nearest passages and of those in ``also``; adds the nearest to ``places``."""
+    def add_similarities(self, parts: Parts, conditions: SearchFilter, call: MemoryCall) -> None:
+        """Add the similarities of the nearest passages, and of those that were found by words."""
         if self.vault.embedder is None:
-            return {}
+            return
         vector = self.vault.embedder.embed_query(call.query)
         nearest = self.vault.vector_search(conditions, vector, max(self.fusion.depth, 4 * call.k))
-        places.update({hit.passage_id: hit for hit in nearest})
-        similarities = {hit.passage_id: hit.score for hit in nearest}
-        missing = [passage_id for passage_id in also if passage_id not in similarities]
-        return {**similarities, **self.vault.similarities(missing, vector)}
+        parts.places.update({hit.passage_id: hit for hit in nearest})
+        parts.vectors = {hit.passage_id: hit.score for hit in nearest}
+        missing = [passage_id for passage_id in parts.words if passage_id not in parts.vectors]
+        parts.vectors.update(self.vault.similarities(missing, vector))
 
-    def hits(
-        self,
-        session: ReadSession,
-        conditions: SearchFilter,
-        best: Sequence[tuple[float, Place]],
-        by_words: Mapping[int, float],
-        by_vectors: Mapping[int, float],
-        why: Mapping[int, str],
-    ) -> list[Hit]:
-        """Return hits for the best passages that the ledger still lets through."""
-        cubes = {cube.id: cube for cube in session.cubes(conditions, [place.cube_id for _, place in best])}
-        hits = []
-        for score, place in best:
-            cube = cubes.get(place.cube_id)
-            if cube is None:
-                continue
-            parts = []
-            if place.passage_id in by_words:
-                parts.append(f"words {by_words[place.passage_id]:.2f} ({why[place.passage_id]})")
-            if place.passage_id in by_vectors:
-                parts.append(f"similarity {by_vectors[place.passage_id]:.2f}")
-            whole = place.start == 0 and place.end >= len(cube.text)
-            hits.append(Hit(cube, score, "; ".join(parts), None if whole else (place.start, place.end)))
-        return hits
+    def with_neighbours(
+        self, session: ReadSession, conditions: SearchFilter, scores: dict[str, float]
+    ) -> dict[str, float]:
+        """Return scores to which each cube adds a share of its better neighbour's, brought back to [0, 1]."""
+        share = self.fusion.neighbour
+        if not share:
+            return scores
+        leading = sorted(scores, key=lambda cube_id: -scores[cube_id])[: self.fusion.depth]
+        beside: dict[str, float] = {}
+        for cube_id, neighbours in session.neighbours(conditions, leading).items():
+            for other in neighbours:
+                beside[other] = max(beside.get(other, 0.0), scores[cube_id])
+        return {
+            cube_id: (scores.get(cube_id, 0.0) + share * beside.get(cube_id, 0.0)) / (1 + share)
+            for cube_id in scores.keys() | beside.keys()
+        }
 
 
 Place = PassageHit
 """Where a passage lies: ``passage_id``, ``cube_id``, ``start``, ``end``."""
 
 
-def best_passages(scores: Mapping[int, float], places: Mapping[int, Place]) -> list[tuple[float, Place]]:
-    """Return the best passage of each cube, best first; equal scores in the order of age."""
+@dataclass(slots=True)
+class Parts:
+    """What one search collects about passages, by passage id."""
+
+    words: dict[int, float] = field(default_factory=dict)
+    vectors: dict[int, float] = field(default_factory=dict)
+    places: dict[int, Place] = field(default_factory=dict)
+    matched: dict[int, str] = field(default_factory=dict)
+
+    def hit(self, cube: MemCube, score: float, best: tuple[float, Place] | None) -> Hit:
+        """Return the hit for ``cube`` and its best passage; none: it was found through a neighbour."""
+        if best is None:
+            return Hit(cube, score, "beside a better match in the same session")
+        place = best[1]
+        why = []
+        if place.passage_id in self.words:
+            why.append(f"words {self.words[place.passage_id]:.2f} ({self.matched[place.passage_id]})")
+        if place.passage_id in self.vectors:
+            why.append(f"similarity {self.vectors[place.passage_id]:.2f}")
+        whole = place.start == 0 and place.end >= len(cube.text)
+        return Hit(cube, score, "; ".join(why), None if whole else (place.start, place.end))
+
+
+def best_passages(scores: Mapping[int, float], places: Mapping[int, Place]) -> dict[str, tuple[float, Place]]:
+    """Return the best passage of each cube with its score, by cube id."""
     best: dict[str, tuple[float, Place]] = {}
     for passage_id, score in scores.items():
         place = places[passage_id]
         if place.cube_id not in best or score > best[place.cube_id][0]:
             best[place.cube_id] = (score, place)
-    return sorted(best.values(), key=lambda item: (-item[0], item[1].cube_id))
+    return best
 
 
 def passages_of(embedder: Embedder | None, cubes: Sequence[MemCube]) -> list[tuple[Passage, ...]]:
