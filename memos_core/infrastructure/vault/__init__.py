@@ -1,0 +1,37 @@
+"""MemVault: the ledger, the blobs and the indexes over them."""
+
+from memos_core.infrastructure.vault.blobs import BlobStore
+from memos_core.infrastructure.vault.reading import ReadSession
+from memos_core.infrastructure.vault.values import (
+    DEFAULT_COLLECTION,
+    ErasedRows,
+    Namespace,
+    Passage,
+    PassageHit,
+    SearchFilter,
+    UsageDelta,
+    VaultReport,
+    Visibility,
+    WordHit,
+    WordMatch,
+)
+from memos_core.infrastructure.vault.vault import MemVault
+from memos_core.infrastructure.vault.writing import WriteSession
+
+__all__ = [
+    "DEFAULT_COLLECTION",
+    "BlobStore",
+    "ErasedRows",
+    "MemVault",
+    "Namespace",
+    "Passage",
+    "PassageHit",
+    "ReadSession",
+    "SearchFilter",
+    "UsageDelta",
+    "VaultReport",
+    "Visibility",
+    "WordHit",
+    "WordMatch",
+    "WriteSession",
+]

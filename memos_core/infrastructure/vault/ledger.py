@@ -1,0 +1,103 @@
+"""Ledger: the database of a vault, its transactions, and who may still use the handle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection
+
+from memos_core.errors import VaultBusy, VaultClosed, VaultError, VaultWriteFailed
+from memos_core.infrastructure.vault import migrate, sqlite
+
+__all__ = ["Ledger"]
+
+FILE_NAME = "ledger.sqlite3"
+
+
+class Ledger:
+    """Transactions over one SQLite file. Thread-safe; several processes may open the same file.
+
+    Raises:
+        VaultError: ``root`` cannot hold a vault, or holds something else, or is of a later release.
+        VaultWriteFailed: The disk refuses.
+        VaultBusy: Another process is opening it for too long.
+    """
+
+    def __init__(self, root: Path, *, busy_timeout_seconds: float) -> None:
+        self.root = root
+        self.path = root / FILE_NAME
+        self._pid = os.getpid()
+        self._closed = False
+        make_folder(root)
+        self.engine = sqlite.open_engine(self.path, busy_timeout_seconds=busy_timeout_seconds)
+        try:
+            with sqlite.typed_errors(f"opening the vault at {root}"):
+                self._prepare(busy_timeout_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, timeout_seconds: float) -> None:
+        # The switch to a write-ahead log does not wait for others, so the first opening needs a lock of its own.
+        try:
+            with FileLock(self.root / "open.lock", timeout=timeout_seconds), self._writing() as connection:
+                fresh = self.path.stat().st_size == 0 or migrate.recorded(connection) is None
+                sqlite.stamp(connection, fresh=fresh)
+                migrate.upgrade(connection)
+        except Timeout as error:
+            raise VaultBusy(f"another process keeps opening the vault at {self.root}") from error
+        except PermissionError as error:
+            raise VaultWriteFailed(f"the vault at {self.root} cannot be written: {error}") from error
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Begin a transaction that holds the write lock; committed at the end, rolled back by any exception."""
+        self.check_usable()
+        with sqlite.typed_errors("writing to the vault"), self._writing() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self.engine.connect() as plain:
+            connection = plain.execution_options(**{sqlite.WRITES: True})
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Begin a transaction that sees one state of the ledger, whatever others commit meanwhile."""
+        self.check_usable()
+        with sqlite.typed_errors("reading the vault"), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def checkpoint(self) -> bool:
+        """Empty the write-ahead log into the database; False if a reader still needs it."""
+        self.check_usable()
+        with sqlite.typed_errors("emptying the write-ahead log"):
+            return sqlite.checkpoint(self.engine)
+
+    def check_usable(self) -> None:
+        """Raise VaultClosed if the handle is closed or belongs to the parent of this process."""
+        if os.getpid() != self._pid:
+            raise VaultClosed("this vault was opened before a fork; open it again in the child process")
+        if self._closed:
+            raise VaultClosed("the vault is closed")
+
+    def close(self) -> None:
+        """Give up all connections. May be called again."""
+        self._closed = True
+        # In a forked child the connections are the parent's: forget them, don't close them.
+        self.engine.dispose(close=os.getpid() == self._pid)
+
+
+def make_folder(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise VaultError(f"{root} is a file; a vault is a folder")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VaultWriteFailed(f"the folder {root} cannot be made: {error}") from error

@@ -1,0 +1,56 @@
+"""The end of an erasure: what the ledger has let go also leaves the disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, exists, select
+
+from memos_core.infrastructure.vault import schema
+
+if TYPE_CHECKING:
+    from memos_core.infrastructure.vault.vault import MemVault
+
+__all__ = ["purge"]
+
+
+def purge(vault: MemVault) -> tuple[str, ...]:
+    """Finish what is pending; return what could not be finished now, in words."""
+    kinds = pending_kinds(vault)
+    if not kinds:
+        return ()
+    left = []
+    if "blob" in kinds:
+        left += delete_blobs(vault)
+    if "wal" in kinds:
+        left += empty_log(vault)
+    return tuple(left)
+
+
+def pending_kinds(vault: MemVault) -> set[str]:
+    with vault.ledger.read() as connection:
+        return set(connection.scalars(select(schema.pending_erasure.c.kind)))
+
+
+def delete_blobs(vault: MemVault) -> list[str]:
+    """Delete blob files that nothing refers to. Under the write lock, so that nobody can begin to refer to one."""
+    p, v = schema.pending_erasure, schema.versions
+    left = []
+    with vault.ledger.write() as connection:
+        for row in connection.execute(select(p).where(p.c.kind == "blob")).all():
+            try:
+                if not connection.scalar(select(exists().where(v.c.blob_address == row.subject))):
+                    vault.blobs.delete(row.subject)
+            except OSError as error:
+                left.append(f"blob {row.subject} cannot be deleted: {error}")
+                continue
+            connection.execute(delete(p).where(p.c.id == row.id))
+    return left
+
+
+def empty_log(vault: MemVault) -> list[str]:
+    if not vault.ledger.checkpoint():
+        return ["the write-ahead log still holds erased rows, because a reader needs it"]
+    with vault.ledger.write() as connection:
+        connection.execute(delete(schema.pending_erasure).where(schema.pending_erasure.c.kind == "wal"))
+    return []

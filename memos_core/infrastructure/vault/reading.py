@@ -1,0 +1,272 @@
+"""ReadSession: one consistent view of the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, not_, or_, select
+
+from memos_core.cube import ActivationPayload, MemCube, MemoryType, State
+from memos_core.ids import is_ulid
+from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.conditions import chunks, from_micros, live, matching, micros, visible
+from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current
+from memos_core.infrastructure.vault.values import Namespace, SearchFilter, Visibility, WordMatch
+from memos_core.records import VersionRecord
+
+__all__ = ["ReadSession"]
+
+Condition = ColumnElement[bool]
+
+
+class ReadSession:
+    """Questions to the ledger, all answered as of one moment. Made by ``MemVault.read``; not thread-safe.
+
+    Every method that takes a ``Visibility`` treats a cube that may not be seen like one that does not exist.
+    """
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self.connection = connection
+        self.now = now
+
+    # Namespaces
+
+    def namespace(self, name: str) -> Namespace | None:
+        """Return the namespace of that name, if anything was ever stored in it."""
+        row = self._namespace_row(name)
+        return None if row is None else Namespace(row.name, row.salt)
+
+    def namespaces(self) -> list[str]:
+        """Return the names of all namespaces, in order."""
+        return list(self.connection.scalars(select(schema.namespaces.c.name).order_by(schema.namespaces.c.name)))
+
+    def newest_change(self, namespace: str) -> int:
+        """Return a number that grows with every change in the namespace; 0 before the first."""
+        row = self._namespace_row(namespace)
+        return 0 if row is None else int(row.revision)
+
+    def bytes_used(self, namespace: str) -> int:
+        """Return the bytes of all versions of all cubes: texts in UTF-8 and blobs."""
+        row = self._namespace_row(namespace)
+        return 0 if row is None else int(row.bytes_used)
+
+    def _namespace_row(self, name: str) -> Row[Any] | None:
+        return self.connection.execute(select(schema.namespaces).where(schema.namespaces.c.name == name)).first()
+
+    # Cubes
+
+    def cube(self, visibility: Visibility, cube_id: str, version: int | None = None) -> MemCube | None:
+        """Return a cube in any state, or None if it is malformed, absent or not visible.
+
+        Args:
+            version: An earlier version; its links, grants, state and counters are those of today.
+
+        Raises:
+            VaultDamaged: What is stored is not what was written.
+        """
+        if not is_ulid(cube_id):
+            return None
+        query = current().where(schema.cubes.c.id == cube_id, visible(visibility))
+        row = self.connection.execute(query).first()
+        if row is None:
+            return None
+        cube = cube_of(row, self.now)
+        if version is None or version == cube.version:
+            return cube
+        older = self._versions(cube, version)
+        return older[0].cube if older else None
+
+    def cubes(self, wanted: SearchFilter | Visibility, cube_ids: Sequence[str]) -> list[MemCube]:
+        """Return those of the cubes that pass, in the order given."""
+        condition = matching(wanted) if isinstance(wanted, SearchFilter) else visible(wanted)
+        found: dict[str, MemCube] = {}
+        for part in chunks([cube_id for cube_id in dict.fromkeys(cube_ids) if is_ulid(cube_id)]):
+            rows = self.connection.execute(current().where(schema.cubes.c.id.in_(part), condition))
+            found.update((row.id, cube_of(row, self.now)) for row in rows)
+        return [found[cube_id] for cube_id in dict.fromkeys(cube_ids) if cube_id in found]
+
+    def listing(
+        self,
+        visibility: Visibility,
+        *,
+        limit: int,
+        after: str | None = None,
+        types: tuple[MemoryType, ...] | None = None,
+        states: Collection[State] = (State.ACTIVE,),
+        now: datetime,
+    ) -> list[MemCube]:
+        """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``."""
+        query = current().where(self._listed(visibility, types, states, now))
+        if after is not None:
+            query = query.where(schema.cubes.c.id > after)
+        rows = self.connection.execute(query.order_by(schema.cubes.c.id).limit(limit))
+        return [cube_of(row, now) for row in rows]
+
+    def count(
+        self,
+        visibility: Visibility,
+        *,
+        types: tuple[MemoryType, ...] | None = None,
+        states: Collection[State] = (State.ACTIVE,),
+        now: datetime,
+    ) -> int:
+        """Return how many cubes ``listing`` would give without a limit."""
+        query = select(func.count()).select_from(schema.cubes)
+        return int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
+
+    def _listed(
+        self,
+        visibility: Visibility,
+        types: Collection[MemoryType] | None,
+        states: Collection[State],
+        now: datetime,
+    ) -> Condition:
+        cubes = schema.cubes
+        lapsed = and_(cubes.c.state == State.ACTIVE, cubes.c.expires_at <= micros(now))
+        either = [cubes.c.state == str(state) for state in states if state is not State.ACTIVE]
+        if State.ACTIVE in states:
+            either.append(live(now))
+        if State.EXPIRED in states:
+            either.append(lapsed)
+        conditions = [visible(visibility), or_(*either)]
+        if types is not None:
+            conditions.append(cubes.c.type.in_([str(kind) for kind in types]))
+        return and_(*conditions)
+
+    def versions(self, visibility: Visibility, cube_id: str) -> list[VersionRecord]:
+        """Return all versions of a cube, oldest first; none if it is not visible."""
+        cube = self.cube(visibility, cube_id)
+        return [] if cube is None else self._versions(cube)
+
+    def _versions(self, cube: MemCube, version: int | None = None) -> list[VersionRecord]:
+        v = schema.versions
+        query = select(v).where(v.c.cube_id == cube.id).order_by(v.c.version)
+        rows = self.connection.execute(query if version is None else query.where(v.c.version == version))
+        return [
+            VersionRecord(self._version(cube, row), row.author, from_micros(row.committed), row.reason) for row in rows
+        ]
+
+    def _version(self, cube: MemCube, row: Row[Any]) -> MemCube:
+        if row.version == cube.version:
+            return cube
+        check(row.header, row.header_digest, f"cube {cube.id}: header of version {row.version}")
+        check(row.payload, row.digest, f"cube {cube.id}: payload of version {row.version}")
+        older = assembled(cube.id, row.version, cube.state, row.header, row.payload, cube.header.behaviour)
+        descriptive = older.header.descriptive.model_copy(update={"links": cube.header.descriptive.links})
+        governance = older.header.governance.model_copy(update={"grants": cube.header.governance.grants})
+        header = older.header.model_copy(update={"descriptive": descriptive, "governance": governance})
+        return older.model_copy(update={"header": header})
+
+    # Lineage
+
+    def derived(self, within: Visibility | str, source_ids: Sequence[str], recursive: bool = True) -> list[str]:
+        """Return the cubes made from any of these, and those made from them in turn, in the order of their ids.
+
+        Args:
+            within: What may be seen, or the name of a namespace for all of it.
+        """
+        visibility = Visibility(within) if isinstance(within, str) else within
+        found: set[str] = set()
+        fresh = list(source_ids)
+        while fresh:
+            made = self._made_from(visibility, fresh) - found - set(source_ids)
+            found |= made
+            fresh = list(made) if recursive else []
+        return sorted(found)
+
+    def _made_from(self, visibility: Visibility, source_ids: Sequence[str]) -> set[str]:
+        made: set[str] = set()
+        joined = schema.lineage.join(schema.cubes, schema.cubes.c.id == schema.lineage.c.cube_id)
+        for part in chunks(source_ids):
+            query = select(schema.cubes.c.id).select_from(joined)
+            made.update(self.connection.scalars(query.where(schema.lineage.c.source_id.in_(part), visible(visibility))))
+        return made
+
+    def activations(
+        self, visibility: Visibility, fingerprint: str, now: datetime
+    ) -> list[tuple[str, ActivationPayload]]:
+        """Return the KV caches made under ``fingerprint`` that may be used.
+
+        A cache may be used while it is live and visible and each of its sources is live, visible and still at the
+        version that it was made from.
+        """
+        source = schema.cubes.alias("source")
+        stands = exists().where(
+            source.c.id == schema.lineage.c.source_id,
+            source.c.version == schema.lineage.c.source_version,
+            live(now, source),
+            visible(visibility, source),
+        )
+        fallen = exists().where(schema.lineage.c.cube_id == schema.cubes.c.id, not_(stands))
+        query = current().where(
+            visible(visibility),
+            live(now),
+            schema.cubes.c.type == str(MemoryType.ACTIVATION),
+            schema.cubes.c.fingerprint == fingerprint,
+            not_(fallen),
+        )
+        cubes = [cube_of(row, now) for row in self.connection.execute(query.order_by(schema.cubes.c.id))]
+        return [(cube.id, cube.payload) for cube in cubes if isinstance(cube.payload, ActivationPayload)]
+
+    # Words
+
+    def word_matches(self, wanted: SearchFilter, terms: Sequence[str]) -> list[WordMatch]:
+        """Return every passage that may answer and holds at least one of ``terms``, in the order of their age."""
+        namespace = self._namespace_row(wanted.visibility.namespace)
+        if namespace is None or not terms:
+            matching(wanted)  # a wrong filter is wrong in an empty namespace too
+            return []
+        t, p, c = schema.postings, schema.passages, schema.cubes
+        joined = t.join(p, p.c.id == t.c.passage_id).join(c, c.c.id == p.c.cube_id)
+        places: dict[int, Row[Any]] = {}
+        counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        for part in chunks(list(dict.fromkeys(terms))):
+            query = select(p.c.id, p.c.cube_id, p.c.start, p.c.end, p.c.length, t.c.term, t.c.count)
+            query = query.select_from(joined).where(t.c.namespace_id == namespace.id, t.c.term.in_(part))
+            for row in self.connection.execute(query.where(matching(wanted))):
+                places[row.id] = row
+                counts[row.id][row.term] = row[6]
+        return [
+            WordMatch(row.id, row.cube_id, row.start, row.end, row.length, counts[row.id])
+            for _, row in sorted(places.items())
+        ]
+
+    def corpus(self, visibility: Visibility, now: datetime) -> tuple[int, float]:
+        """Return the number of live visible plaintext passages and their mean length in words.
+
+        The statistics of BM25 are taken over what the scope sees and nothing else: other memory cannot move a score.
+        """
+        p, c = schema.passages, schema.cubes
+        query = select(func.count(), func.avg(p.c.length)).select_from(p.join(c, c.c.id == p.c.cube_id))
+        namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
+        own = p.c.namespace_id == namespace.scalar_subquery()
+        plain = c.c.type == str(MemoryType.PLAINTEXT)
+        count, mean = self.connection.execute(query.where(own, visible(visibility), live(now), plain)).one()
+        return int(count), float(mean or 0.0)
+
+    # Audit
+
+    def audit(self, namespace: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the newest entries of the audit, newest first."""
+        a, n, ids = schema.audit, schema.namespaces, schema.audit_cubes
+        query = select(a).join_from(a, n, a.c.namespace_id == n.c.id).where(n.c.name == namespace)
+        rows = self.connection.execute(query.order_by(a.c.id.desc()).limit(limit)).all()
+        about: defaultdict[int, list[str]] = defaultdict(list)
+        for part in chunks([row.id for row in rows]):
+            named = select(ids.c.audit_id, ids.c.cube_id).where(ids.c.audit_id.in_(part))
+            for audit_id, cube_id in self.connection.execute(named.order_by(ids.c.audit_id, ids.c.position)):
+                about[audit_id].append(cube_id)
+        return [
+            {
+                "at": from_micros(row.at).isoformat(),
+                "principal": row.principal,
+                "action": row.action,
+                "cube_ids": about[row.id],
+                "detail": json.loads(row.detail),
+            }
+            for row in rows
+        ]

@@ -1,0 +1,266 @@
+"""The tables of the ledger.
+
+Times are whole microseconds since 1970 in UTC, JSON is canonical text, vectors are little-endian float32. The
+searchable fields of a header stand in columns of their own beside the header itself; ``verify`` compares the two.
+Changing anything here takes a new migration; a test compares the tables that the migrations make with these.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+__all__ = [
+    "audit",
+    "audit_cubes",
+    "collections",
+    "cubes",
+    "grants",
+    "index_state",
+    "lineage",
+    "links",
+    "metadata",
+    "namespaces",
+    "outbox",
+    "passages",
+    "pending_erasure",
+    "postings",
+    "tags",
+    "usage",
+    "vectors",
+    "versions",
+]
+
+metadata = MetaData()
+
+namespaces = Table(
+    "namespaces",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("salt", LargeBinary, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # grows with every change
+    Column("removals", BigInteger, nullable=False),  # grows with every change that takes vectors away
+    Column("bytes_used", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+collections = Table(
+    "collections",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("embedder", String, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("metric", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+cubes = Table(
+    "cubes",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("type", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("agent", String),
+    Column("session", String),
+    Column("speaker", String),
+    Column("role", String),
+    Column("ref", String),
+    Column("uri", String),
+    Column("kind", String, nullable=False),
+    Column("language", String),
+    Column("at", BigInteger),
+    Column("created", BigInteger, nullable=False),
+    Column("valid_from", BigInteger),
+    Column("valid_until", BigInteger),
+    Column("expires_at", BigInteger),
+    Column("fingerprint", String),  # of the model that an activation or adapter fits
+    Column("dedup_key", String),
+    Column("header", Text, nullable=False),
+    Column("header_digest", String(64), nullable=False),
+    Index("cubes_by_namespace", "namespace_id", "id"),
+    Index("cubes_by_fingerprint", "namespace_id", "fingerprint"),
+    Index(
+        "cubes_without_duplicates",
+        "namespace_id",
+        "dedup_key",
+        unique=True,
+        sqlite_where=text("state = 'active'"),
+        postgresql_where=text("state = 'active'"),
+    ),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("payload", Text, nullable=False),
+    Column("header", Text, nullable=False),
+    Column("header_digest", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("blob_address", String(64)),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("author", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("committed", BigInteger, nullable=False),
+    Index("versions_by_blob", "blob_address"),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("tag", String, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+passages = Table(
+    "passages",
+    metadata,
+    Column("id", Integer, primary_key=True),  # never used twice, and in the order of commits
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("cube_id", ForeignKey("cubes.id"), nullable=False),
+    Column("collection", String, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("terms_crc", BigInteger, nullable=False),
+    Index("passages_by_cube", "cube_id"),
+    Index("passages_by_namespace", "namespace_id", "cube_id", "length"),
+    sqlite_autoincrement=True,
+)
+
+postings = Table(
+    "postings",
+    metadata,
+    Column("namespace_id", ForeignKey("namespaces.id"), primary_key=True),
+    Column("term", String, primary_key=True),
+    Column("passage_id", ForeignKey("passages.id"), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Index("postings_by_passage", "passage_id"),
+    sqlite_with_rowid=False,
+)
+
+vectors = Table(
+    "vectors",
+    metadata,
+    Column("passage_id", ForeignKey("passages.id"), primary_key=True, autoincrement=False),
+    Column("collection_id", ForeignKey("collections.id"), nullable=False),
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("crc", BigInteger, nullable=False),
+    Index("vectors_by_namespace", "collection_id", "namespace_id", "passage_id"),
+)
+
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("source_id", String(26), nullable=False),
+    Column("source_version", Integer, nullable=False),
+    Index("lineage_by_source", "source_id"),
+)
+
+links = Table(
+    "links",
+    metadata,
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("target", String(26), primary_key=True),
+    Column("relation", String, primary_key=True),
+    Index("links_by_target", "target"),
+    sqlite_with_rowid=False,
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("cube_id", ForeignKey("cubes.id"), nullable=False),
+    Column("grantee", String, nullable=False),
+    Column("right", String, nullable=False),
+    Column("until", BigInteger),
+    Index("grants_by_cube", "cube_id"),
+    Index("grants_by_grantee", "grantee"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("reads", BigInteger, nullable=False),
+    Column("injected_text", BigInteger, nullable=False),
+    Column("injected_kv", BigInteger, nullable=False),
+    Column("injected_lora", BigInteger, nullable=False),
+    Column("tokens_saved", BigInteger, nullable=False),
+    Column("feedback", Float, nullable=False),
+    Column("contribution", Float),
+    Column("last_used", BigInteger),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("principal", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("audit_by_namespace", "namespace_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+audit_cubes = Table(
+    "audit_cubes",
+    metadata,
+    Column("audit_id", ForeignKey("audit.id"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("cube_id", String(26), nullable=False),  # outlives the cube
+    Index("audit_cubes_by_cube", "cube_id"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("collection_id", ForeignKey("collections.id"), nullable=False),
+    Column("operation", String, nullable=False),  # 'add' or 'remove'
+    Column("passage_id", Integer, nullable=False),
+    Index("outbox_by_passage", "passage_id"),
+    sqlite_autoincrement=True,
+)
+
+index_state = Table(
+    "index_state",
+    metadata,
+    Column("name", String, primary_key=True),  # 'chroma'
+    Column("generation", String, nullable=False),
+    Column("applied_seq", BigInteger, nullable=False),
+)
+
+pending_erasure = Table(
+    "pending_erasure",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String, nullable=False),  # 'wal', 'index', 'folder' or 'blob'
+    Column("subject", String, nullable=False),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,132 @@
+"""What is particular to SQLite: how a connection is set up, what its errors mean, how traces leave the file.
+
+Nothing else in the vault uses SQL that only SQLite understands.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from memos_core.errors import MemosError, VaultBusy, VaultDamaged, VaultError, VaultWriteFailed
+
+__all__ = ["APPLICATION_ID", "checkpoint", "integrity_problems", "open_engine", "stamp", "typed_errors"]
+
+APPLICATION_ID = 0x4D454D4F  # 'MEMO': tells a ledger from any other SQLite file
+WRITES = "memos_writes"
+
+BUSY = ("locked", "busy")
+REFUSED = ("full", "disk i/o", "readonly", "read-only", "unable to open", "too big")
+BROKEN = ("malformed", "not a database", "corrupt")
+
+
+def open_engine(path: Path, *, busy_timeout_seconds: float) -> Engine:
+    """Return an engine over the file at ``path``. Connections are pooled; each is used by one thread at a time."""
+    engine = create_engine(
+        URL.create("sqlite+pysqlite", database=str(path)),
+        connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
+        pool_size=8,
+        max_overflow=-1,
+    )
+    event.listen(engine, "connect", set_up)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def set_up(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+        "temp_store=MEMORY",  # no temporary file with memory in it
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def begin(connection: Connection) -> None:
+    # A deferred transaction that turns into a write later fails at once when another writer was faster.
+    writes = connection.get_execution_options().get(WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def stamp(connection: Connection, *, fresh: bool) -> None:
+    """Mark a fresh file as a ledger, or make sure that it is one.
+
+    Raises:
+        VaultError: It is a database of something else.
+    """
+    found = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+    tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
+    if fresh and not tables:
+        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+    elif found != APPLICATION_ID:
+        raise VaultError("the file is a database, but not the ledger of a vault")
+
+
+def checkpoint(engine: Engine) -> bool:
+    """Move the write-ahead log into the database and cut it to nothing; False if a reader still needs it."""
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        # Waiting for readers is the caller's decision, not ours: try once.
+        timeout = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+        cursor.execute("PRAGMA busy_timeout=200").fetchall()
+        try:
+            busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if not any(word in str(error).lower() for word in BUSY):
+                raise
+            busy = 1
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={timeout}").fetchall()
+        return not busy
+    finally:
+        connection.close()
+
+
+def integrity_problems(connection: Connection) -> list[str]:
+    """Return what SQLite itself finds wrong with the file."""
+    rows = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)")]
+    problems = [f"ledger: {row}" for row in rows if row != "ok"]
+    keys = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    return problems + [f"ledger: table {row[0]} row {row[1]} refers to a missing row of {row[2]}" for row in keys]
+
+
+@contextmanager
+def typed_errors(what: str) -> Iterator[None]:
+    """Turn errors of the database and the disk into ours, with ``what`` was being done as the context.
+
+    Raises:
+        VaultBusy: Another process holds the write lock.
+        VaultWriteFailed: The disk refused.
+        VaultDamaged: The file is broken.
+        VaultError: Anything else that the database complains about.
+    """
+    try:
+        yield
+    except (MemosError, IntegrityError):
+        raise
+    except DBAPIError as error:
+        raise translated(what, error.orig) from error
+    except sqlite3.Error as error:
+        raise translated(what, error) from error
+
+
+def translated(what: str, error: Any) -> MemosError:
+    text = str(error).lower()
+    if any(word in text for word in BUSY):
+        return VaultBusy(f"{what}: another process holds the vault's lock ({error})")
+    if any(word in text for word in REFUSED):
+        return VaultWriteFailed(f"{what}: the disk refused ({error}); nothing was changed")
+    if any(word in text for word in BROKEN):
+        return VaultDamaged([f"ledger: {error}"])
+    return VaultError(f"{what}: {error}")

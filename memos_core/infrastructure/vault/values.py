@@ -1,0 +1,175 @@
+"""The plain data of the vault: what may be seen, what is asked, what is found, what went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pydantic import JsonValue
+
+from memos_core.cube import MemoryType
+from memos_core.embedding.base import Vector
+
+__all__ = [
+    "DEFAULT_COLLECTION",
+    "ErasedRows",
+    "Namespace",
+    "Passage",
+    "PassageHit",
+    "SearchFilter",
+    "UsageDelta",
+    "VaultReport",
+    "Visibility",
+    "WordHit",
+    "WordMatch",
+]
+
+DEFAULT_COLLECTION = "default"
+"""Name of the collection that the memory of scopes lives in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """The unit of isolation. Its salt keeps equal content of two namespaces at different blob addresses."""
+
+    name: str
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Whose cubes may be seen: those of the namespace that are unbound or bound to this agent and session.
+
+    None for the agent (session) sees the cubes of all agents (sessions).
+    """
+
+    namespace: str
+    agent: str | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilter:
+    """The conditions that every result of a search meets.
+
+    Attributes:
+        visibility: Whose cubes.
+        now: Cubes that have expired by then do not count.
+        as_of: The moment at which what a cube says must hold; None: ``now``.
+        before: Only what was said (else: committed) before this moment.
+        filters: As described at ``MemoryCall.filters``.
+        types: Memory types that may be found.
+    """
+
+    visibility: Visibility
+    now: datetime
+    as_of: datetime | None = None
+    before: datetime | None = None
+    filters: Mapping[str, JsonValue] = field(default_factory=dict)
+    types: tuple[MemoryType, ...] = (MemoryType.PLAINTEXT,)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A part of a text as it is searched.
+
+    Attributes:
+        start: First character.
+        end: One after the last.
+        terms: Word, as analysed, to how often it occurs.
+        vector: Unit vector, or None where no embedder is set.
+    """
+
+    start: int
+    end: int
+    terms: Mapping[str, int]
+    vector: Vector | None
+
+
+@dataclass(frozen=True, slots=True)
+class PassageHit:
+    """A passage that is near a vector; ``score`` is the cosine similarity."""
+
+    passage_id: int
+    cube_id: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class WordMatch:
+    """A passage that holds some of the words asked for.
+
+    Attributes:
+        length: Words in the passage.
+        counts: Those of the words asked for that occur, and how often.
+    """
+
+    passage_id: int
+    cube_id: str
+    start: int
+    end: int
+    length: int
+    counts: Mapping[str, int]
+
+
+WordHit = WordMatch
+
+
+@dataclass(frozen=True, slots=True)
+class UsageDelta:
+    """What is to be added to the counters of a cube; ``last_used`` is the later of the two."""
+
+    reads: int = 0
+    injected_text: int = 0
+    injected_kv: int = 0
+    injected_lora: int = 0
+    tokens_saved: int = 0
+    feedback: float = 0.0
+    last_used: datetime | None = None
+
+    def __add__(self, other: UsageDelta) -> UsageDelta:
+        moments = [moment for moment in (self.last_used, other.last_used) if moment is not None]
+        return UsageDelta(
+            reads=self.reads + other.reads,
+            injected_text=self.injected_text + other.injected_text,
+            injected_kv=self.injected_kv + other.injected_kv,
+            injected_lora=self.injected_lora + other.injected_lora,
+            tokens_saved=self.tokens_saved + other.tokens_saved,
+            feedback=self.feedback + other.feedback,
+            last_used=max(moments, default=None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedRows:
+    """What an erasure took out of the ledger.
+
+    Attributes:
+        cube_ids: Cubes that went: those asked for, then those made from them.
+        derived_ids: The latter alone.
+        versions: Number of versions.
+        vectors: Number of vectors.
+        blob_addresses: Blobs that no other cube refers to; ``MemVault.purge`` deletes the files.
+    """
+
+    cube_ids: tuple[str, ...]
+    derived_ids: tuple[str, ...]
+    versions: int
+    vectors: int
+    blob_addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VaultReport:
+    """What a successful verification looked at."""
+
+    namespaces: int
+    cubes: int
+    versions: int
+    passages: int
+    vectors: int
+    blobs: int
+    blob_bytes: int

@@ -1,0 +1,230 @@
+"""MemVault: where memory is kept.
+
+<root>/
+  ledger.sqlite3     the record: cubes, versions, words, vectors, lineage, audit; one transaction decides what is true
+  blobs/             tensors, addressed by content
+  index/             disposable, made from the ledger
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import JsonValue
+from sqlalchemy import Connection, Row, func, select
+
+from memos_core.clock import Clock, SystemClock
+from memos_core.embedding.base import Embedder, Vector
+from memos_core.errors import EmbedderMismatch, InvalidInput
+from memos_core.events import Event, EventHook, ignore_event
+from memos_core.infrastructure.vault import purging, reembedding, schema, searching, verification
+from memos_core.infrastructure.vault.blobs import BlobStore
+from memos_core.infrastructure.vault.conditions import matching
+from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex
+from memos_core.infrastructure.vault.ledger import Ledger
+from memos_core.infrastructure.vault.reading import ReadSession
+from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, PassageHit, SearchFilter, VaultReport
+from memos_core.infrastructure.vault.writing import WriteSession
+
+__all__ = ["MemVault"]
+
+IndexChoice = Literal["auto", "exact", "chroma"]
+
+
+class MemVault:
+    """One vault on disk. Thread-safe; several processes may open the same one. Made by ``MemVault.open``."""
+
+    def __init__(
+        self, root: Path, ledger: Ledger, blobs: BlobStore, embedder: Embedder | None, clock: Clock, on_event: EventHook
+    ) -> None:
+        self.root = root
+        self.ledger = ledger
+        self.blobs = blobs
+        self.embedder = embedder
+        self.clock = clock
+        self.on_event = on_event
+        self.exact = ExactIndex()
+
+    @classmethod
+    def open(
+        cls,
+        root: str | Path,
+        *,
+        embedder: Embedder | None,
+        index: IndexChoice = "auto",
+        clock: Clock | None = None,
+        on_event: EventHook = ignore_event,
+        busy_timeout_seconds: float = 30.0,
+        blob_store: str | None = None,
+    ) -> MemVault:
+        """Open the vault in the folder ``root``; a new one is made if there is none.
+
+        Args:
+            embedder: Makes the vectors; None searches by words only.
+            index: ``exact``, ``chroma``, or ``auto``: exact up to 50,000 vectors in a namespace, then Chroma if it
+                is installed.
+            busy_timeout_seconds: How long to wait for another process's write.
+            blob_store: A URL of fsspec for the blobs; None: a folder beside the ledger.
+
+        Raises:
+            VaultError: ``root`` is a file or holds something other than a vault, or one of a later release.
+            VaultWriteFailed: The disk refuses.
+            MissingExtra: ``index="chroma"`` without Chroma installed.
+        """
+        folder = Path(root).expanduser().absolute()
+        ledger = Ledger(folder, busy_timeout_seconds=busy_timeout_seconds)
+        blobs = BlobStore(blob_store or folder / "blobs")
+        return cls(folder, ledger, blobs, embedder, clock or SystemClock(), on_event)
+
+    # Transactions
+
+    @contextmanager
+    def write(self) -> Iterator[WriteSession]:
+        """Begin a change. It is committed and durable when the block ends, or rolled back if it raises.
+
+        Raises:
+            VaultBusy: Another process holds the write lock for too long.
+            VaultWriteFailed: The disk refuses; nothing was changed.
+            VaultClosed: The handle is closed.
+        """
+        with self.ledger.write() as connection:
+            yield WriteSession(connection, self.clock.now(), self.embedder)
+
+    @contextmanager
+    def read(self) -> Iterator[ReadSession]:
+        """Begin a consistent view of the vault, whatever others commit meanwhile."""
+        with self.ledger.read() as connection:
+            yield ReadSession(connection, self.clock.now())
+
+    # Search by vector
+
+    def vector_search(
+        self, filter: SearchFilter, vector: Vector, k: int, collection: str = DEFAULT_COLLECTION
+    ) -> list[PassageHit]:
+        """Return the ``k`` visible passages nearest to ``vector`` by cosine, nearest first.
+
+        What was committed before the call, by any process, is found.
+
+        Raises:
+            EmbedderMismatch: The collection holds vectors of another embedder.
+            InvalidInput: A filter is unknown, ``k`` is not positive, or the vector has the wrong shape.
+        """
+        if k < 1:
+            raise InvalidInput(f"k is at least 1, not {k}")
+        condition = matching(filter)
+        with self.ledger.read() as connection:
+            row = self._collection(connection, collection)
+            if row is None:
+                return []
+            place = searching.place_of(connection, row.id, row.dimension, filter.visibility.namespace)
+            if place is None:
+                return []
+            query = searching.unit(vector, row.dimension)
+            return searching.nearest(connection, self._index(connection, place), place, query, k, condition)
+
+    def similarities(
+        self, passage_ids: Sequence[int], vector: Vector, collection: str = DEFAULT_COLLECTION
+    ) -> dict[int, float]:
+        """Return the cosine similarity of each of the passages that has a vector, from the ledger.
+
+        Raises:
+            EmbedderMismatch: The collection holds vectors of another embedder.
+        """
+        with self.ledger.read() as connection:
+            row = self._collection(connection, collection)
+            if row is None:
+                return {}
+            place = Place(row.id, 0, row.dimension)
+            return searching.similarities(connection, place, passage_ids, searching.unit(vector, row.dimension))
+
+    def _collection(self, connection: Connection, name: str) -> Row[Any] | None:
+        row = connection.execute(select(schema.collections).where(schema.collections.c.name == name)).first()
+        if row is not None and self.embedder is not None and row.embedder != self.embedder.name:
+            raise EmbedderMismatch(name, stored=row.embedder, offered=self.embedder.name)
+        return row
+
+    def _index(self, connection: Connection, place: Place) -> VectorIndex:
+        return self.exact
+
+    # Care
+
+    def verify(self) -> VaultReport:
+        """Check everything that is stored against its digests and against each other.
+
+        Raises:
+            VaultDamaged: Something is wrong; names all of it.
+        """
+        with self.ledger.read() as connection:
+            return verification.verify(connection, self.blobs)
+
+    def rebuild_index(self) -> int:
+        """Make the index anew from the ledger and return how many vectors it holds."""
+        self.exact.close()
+        with self.ledger.read() as connection:
+            return int(connection.scalar(select(func.count()).select_from(schema.vectors)) or 0)
+
+    def reembed(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        analyse: Callable[[str], Mapping[str, int]],
+        embedder: Embedder | None = None,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Cut and embed the texts of a collection anew and return how many cubes that were.
+
+        The new passages take the place of the old ones in one transaction; if it is interrupted, the old ones are
+        whole. This handle goes on with the new embedder; others need to be opened with it.
+
+        Args:
+            analyse: Text to its words and how often each occurs.
+            embedder: The new one; None: the vault's own.
+            progress: Called with how many cubes are done and how many there are.
+
+        Raises:
+            InvalidInput: There is no embedder.
+        """
+        chosen = embedder or self.embedder
+        if chosen is None:
+            raise InvalidInput("reembed needs an embedder")
+        count = reembedding.reembed(self, collection, chosen, analyse, batch_size, progress)
+        self.embedder = chosen
+        return count
+
+    def apply_outbox(self) -> int:
+        """Take over into the index what was committed since the last time; return how many changes."""
+        self.ledger.check_usable()
+        return 0
+
+    def purge(self) -> tuple[str, ...]:
+        """Take the traces of what was erased off the disk, and return what is still pending, in words."""
+        return purging.purge(self)
+
+    def stats(self) -> dict[str, JsonValue]:
+        """Return counts and sizes of the vault as a whole."""
+        with self.ledger.read() as connection:
+            tables = (schema.namespaces, schema.cubes, schema.versions, schema.passages, schema.vectors, schema.outbox)
+            counts: dict[str, JsonValue] = {
+                table.name: connection.scalar(select(func.count()).select_from(table)) for table in tables
+            }
+            rows = connection.execute(select(schema.collections)).all()
+        counts["collections"] = {
+            row.name: {"embedder": row.embedder, "dimension": row.dimension, "metric": row.metric} for row in rows
+        }
+        counts["ledger_bytes"] = self.ledger.path.stat().st_size
+        counts["blob_bytes"] = self.blobs.size
+        counts["blobs"] = sum(1 for _ in self.blobs.addresses())
+        return counts
+
+    def close(self) -> None:
+        """Give up all files. May be called again; any other call raises VaultClosed from now on."""
+        self.exact.close()
+        self.ledger.close()
+
+    def emit(self, name: str, **detail: JsonValue) -> None:
+        """Tell the observer of something that concerns the vault as a whole."""
+        self.on_event(Event(name, self.clock.now(), detail=detail))
