@@ -118,6 +118,7 @@ class DictActivations:
         self._owner = owner
         self._blobs: dict[str, bytes] = {}
         self._lock = threading.Lock()
+        self._count = 0
         self.published: dict[str, ActivationPayload] = {}
         self.refused: dict[str, str] = {}
 
@@ -153,7 +154,8 @@ class DictActivations:
             codec=built.codec,
         )
         with self._lock:
-            cube_id = f"kv-{len(self._blobs)}"
+            self._count += 1
+            cube_id = f"kv-{self._count}"
             self._blobs[address] = built.data
             self.published[cube_id] = payload
         return cube_id

@@ -1,0 +1,160 @@
+"""The loop that generates: the prompt in parts, then one token at a time. Runs on the scheduling thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from memos_core.engine.decode import Detokenizer, StopStrings
+from memos_core.engine.kv.cache import container, layer_types, new_cache, snapshot
+from memos_core.engine.kv.codec import KVBlob
+from memos_core.engine.loading import LoadedModel
+from memos_core.engine.resolve import Reuse, Work
+from memos_core.engine.sampling import Sampler
+
+__all__ = ["Outcome", "Session", "build", "generate"]
+
+PREFILL_TOKENS = 512
+"""Positions computed between two looks at cancellations and at other requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What generating gave.
+
+    Attributes:
+        text: The reply.
+        completion_tokens: Its tokens, without the one that ended it.
+        finish_reason: Why it ended.
+        ttft_seconds: From the first step to the first token.
+        total_seconds: From the first step to the last.
+        built: The cache of the memory prefix, where one was to be built and could be.
+        build_seconds: What computing that took.
+    """
+
+    text: str
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"]
+    ttft_seconds: float
+    total_seconds: float
+    built: KVBlob | None
+    build_seconds: float
+
+
+class Session:
+    """One sequence under way: a cache of its own, which may begin with a stored prefix.
+
+    Attributes:
+        token_ids: All positions computed or taken over so far.
+        logits: Of the last position, ``[vocabulary]``.
+    """
+
+    def __init__(self, loaded: LoadedModel, reuse: Reuse, token_ids: Sequence[int]) -> None:
+        self.loaded = loaded
+        self.model = loaded.model
+        self.token_ids = list(token_ids[: reuse.length])
+        self.logits: Any = None
+        self.cache: Any = None
+        if "past_key_values" in loaded.accepts:
+            config = self.model.config
+            self.cache = container(config, reuse.blob, reuse.length) if reuse.blob else new_cache(config)
+
+    def prefill(self, token_ids: Sequence[int]) -> Generator[str, None, None]:
+        """Compute ``token_ids`` in parts, with an empty yield after each."""
+        # Layers with a running state are only defined for a prompt that arrives in one piece.
+        step = PREFILL_TOKENS if self.loaded.refusal is None else max(1, len(token_ids))
+        for start in range(0, len(token_ids), step):
+            self.feed(token_ids[start : start + step])
+            yield ""
+
+    def feed(self, token_ids: Sequence[int]) -> None:
+        """Compute further positions. The model makes its own masks and positions from the length of the cache."""
+        self.token_ids += token_ids
+        options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in self.loaded.accepts else {}
+        if self.cache is not None:
+            options |= {"past_key_values": self.cache, "use_cache": True}
+        unseen = token_ids if self.cache is not None else self.token_ids
+        output = self.model(input_ids=torch.tensor([list(unseen)], device=self.model.device), **options)
+        self.logits = output.logits[0, -1]
+
+    def snapshot(self, work_ids: Any, fingerprint: str) -> KVBlob | None:
+        """Return the cache as it is now, or None where it does not hold exactly the tokens so far."""
+        return snapshot(self.cache, work_ids, fingerprint, layer_types(self.model.config))
+
+
+def build(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[Session, KVBlob | None, float]]:
+    """Compute up to ``work.build_to`` and return the session, the cache there and the seconds it took."""
+    started = time.perf_counter()
+    session = Session(loaded, work.reuse, work.prompt.token_ids)
+    if not work.build_to:
+        return session, None, 0.0
+    yield from session.prefill(work.prompt.token_ids[work.reuse.length : work.build_to])
+    ids = work.token_ids[: work.build_to]
+    return session, session.snapshot(ids, work.fingerprint), time.perf_counter() - started
+
+
+def generate(loaded: LoadedModel, work: Work) -> Generator[str, None, Outcome]:
+    """Yield the reply in pieces, some of them empty, and return the outcome."""
+    started = time.perf_counter()
+    session, built, build_seconds = yield from build(loaded, work)
+    yield from session.prefill(work.prompt.token_ids[len(session.token_ids) :])
+    reply = Writer(loaded, work)
+    token = reply.sampler.pick(session.logits)
+    first = time.perf_counter()
+    while (piece := reply.add(token)) is not None:
+        yield piece
+        if reply.finished:
+            break
+        session.feed([token])
+        token = reply.sampler.pick(session.logits)
+    yield reply.flush()
+    ttft, total = first - started, time.perf_counter() - started
+    return Outcome(
+        "".join(reply.pieces), reply.count, reply.finish_reason, ttft, total, built, build_seconds
+    )
+
+
+class Writer:
+    """Turns sampled tokens into the text of a reply and tells when it ends."""
+
+    def __init__(self, loaded: LoadedModel, work: Work) -> None:
+        self.sampler = Sampler(work.request.options)
+        self.end_ids = loaded.end_ids
+        self.max_tokens = work.max_tokens
+        self.count = 0
+        self.pieces: list[str] = []
+        self.finish_reason: Literal["stop", "length"] = "stop"
+        self._detokenizer = Detokenizer(loaded.tokens.decode)
+        self._stops = StopStrings((*work.request.options.stop, *work.prompt.stop))
+
+    @property
+    def finished(self) -> bool:
+        return self._stops.found or self.count == self.max_tokens
+
+    def add(self, token: int) -> str | None:
+        """Return the text that became safe to show; None if the token ends the turn."""
+        if token in self.end_ids:
+            return None
+        self.count += 1
+        piece = self._keep(self._stops.add(self._detokenizer.add(token)))
+        if self.finished and not self._stops.found:
+            self.finish_reason = "length"
+        return piece
+
+    def flush(self) -> str:
+        """Return what was held back, once the reply has ended."""
+        if self._stops.found:
+            return ""
+        text = self._stops.add(self._detokenizer.flush())
+        if self._stops.found:
+            self.finish_reason = "stop"
+            return self._keep(text)
+        return self._keep(text + self._stops.flush())
+
+    def _keep(self, text: str) -> str:
+        self.pieces.append(text)
+        return text

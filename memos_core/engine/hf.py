@@ -1,0 +1,255 @@
+"""HFEngine: any causal language model of transformers, with memory as text or as stored KV."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import time
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from memos_core.engine.base import ActivationStore, BuiltActivation, Capabilities, Engine, EngineRequest
+from memos_core.engine.generate import Outcome, build, generate
+from memos_core.engine.kv.codec import RAW, KVBlob, as_token_ids, encode, token_digest
+from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
+from memos_core.engine.resolve import Work, find_prefix, resolve, room, settle
+from memos_core.engine.worker import Done, Failed, Piece, Worker
+from memos_core.errors import InjectionUnavailable, InvalidInput, VaultError
+from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk, Usage
+from memos_core.render import MemoryBlock
+
+__all__ = ["HFEngine"]
+
+DEFAULT_KV_BYTES = 2 * 2**30
+PROBE = Message(role="user", content="?")
+"""The chat with which a memory prefix is computed ahead; whatever follows memory in it is cut off."""
+
+Event = Piece | Done | Failed
+
+
+class HFEngine(Engine):
+    """Runs a causal language model of transformers.
+
+    Use ``from_pretrained`` or ``from_model``. Loading is lazy, and engines of one model share its weights. Requests run
+    on one scheduling thread that takes turns among them; callers wait on it, sync or async.
+
+    Args:
+        loaded: The model.
+        kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, kv_memory_bytes: int = DEFAULT_KV_BYTES) -> None:
+        self._loaded = loaded
+        self._kv_memory_bytes = kv_memory_bytes
+        self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
+        self._prefix_cache: PrefixCache | None = None
+        self._pid = os.getpid()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        attn_implementation: str | None = None,
+        kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        trust_remote_code: bool = False,
+    ) -> HFEngine:
+        """Return an engine for a model in a folder, on the hub, or ``memos-reader``, which ships with MemOS.
+
+        Args:
+            location: Folder, hub id or name.
+            device: Torch device; ``auto`` takes CUDA, then Apple's GPU, then the CPU.
+            dtype: Torch dtype; ``auto`` is the one that the model's configuration names, float32 if it names none.
+            attn_implementation: ``sdpa``, ``eager`` and so on; None is transformers' choice.
+            kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
+            trust_remote_code: Run Python code that comes with the model.
+
+        Raises:
+            ModelNotFound: There is nothing at that path. A hub id is looked up at first use, which then raises it.
+        """
+        source = FolderSource(
+            os.fspath(location),
+            device=device,
+            dtype=dtype,
+            attention=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes)
+
+    @classmethod
+    def from_model(
+        cls, model: Any, tokenizer: Any, *, name: str = "local", kv_memory_bytes: int = DEFAULT_KV_BYTES
+    ) -> HFEngine:
+        """Return an engine for a model that is in memory already, in evaluation mode. It is used where it is."""
+        return cls(LoadedModel(MemorySource(model, tokenizer, name)), kv_memory_bytes=kv_memory_bytes)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        refusal = self._loaded.refusal
+        placements = {Placement.TEXT} if refusal else {Placement.TEXT, Placement.KV}
+        return Capabilities(self._loaded.name, self._loaded.context_window, frozenset(placements), refusal)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what this engine's KV depends on besides the tokens. Loads the model."""
+        return self._loaded.fingerprint
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._loaded.tokens.encode(text)[0])
+
+    def stream(self, request: EngineRequest) -> Iterator[ReplyChunk]:
+        work = self._resolve(request)
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        ticket = self._worker.submit(generate(self._loaded, work), inbox.put)
+        try:
+            while not isinstance(item := inbox.get(), Done):
+                if text := piece_of(item):
+                    yield ReplyChunk(text)
+        finally:
+            ticket.cancel()
+        yield ReplyChunk("", self._finish(work, item.value))
+
+    async def astream(self, request: EngineRequest) -> AsyncIterator[ReplyChunk]:
+        work = await asyncio.to_thread(self._resolve, request)
+        inbox = LoopInbox()
+        ticket = self._worker.submit(generate(self._loaded, work), inbox.put)
+        try:
+            while not isinstance(item := await inbox.get(), Done):
+                if text := piece_of(item):
+                    yield ReplyChunk(text)
+        finally:
+            ticket.cancel()
+        yield ReplyChunk("", await asyncio.to_thread(self._finish, work, item.value))
+
+    def prefill(self, block: MemoryBlock, activations: ActivationStore) -> BuiltActivation:
+        if not block.text:
+            raise InvalidInput("there is no memory to compute the KV of")
+        work = self._prefill_work(block, activations)
+        session, blob, seconds = self._run(build(self._loaded, work))
+        del session
+        if blob is None:
+            reason = "the model's cache does not hold the keys and values of every token"
+            raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, reason))
+        return self._built(work, blob, seconds)
+
+    def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
+        if self._prefix_cache is not None:
+            self._prefix_cache.drop(owner, cube_ids)
+
+    def close(self) -> None:
+        self._worker.close()
+
+    def _prefixes(self) -> PrefixCache:
+        forked = self._pid != os.getpid()
+        if self._prefix_cache is None or forked:
+            # A forked child begins with an empty one: the lock of the inherited one may be held for ever.
+            self._prefix_cache = PrefixCache(self._kv_memory_bytes, self._loaded.window)
+            self._pid = os.getpid()
+        return self._prefix_cache
+
+    def _resolve(self, request: EngineRequest) -> Work:
+        work = resolve(self._loaded, self._prefixes(), request)
+        _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
+        return work
+
+    def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
+        refusal = self._loaded.refusal
+        prompt = self._loaded.prompts.build([PROBE], block)
+        if refusal is None and not prompt.memory_end:
+            refusal = "the chat template changes the memory block"
+        if refusal is not None:
+            raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, refusal))
+        prompt = replace(prompt, token_ids=prompt.token_ids[: prompt.memory_end])
+        token_ids = as_token_ids(prompt.token_ids)
+        room(self._loaded, len(token_ids), 1)
+        mark = self._loaded.fingerprint
+        reuse = find_prefix(self._loaded, self._prefixes(), activations, mark, token_ids)
+        request = EngineRequest(messages=(), plan=InjectionPlan(inject="kv"), block=block, activations=activations)
+        return Work(request, prompt, token_ids, reuse, len(token_ids), 1, mark, "", 0.0)
+
+    def _run(self, work: Generator[Any, None, Any]) -> Any:
+        """Run ``work`` on the scheduling thread and return its result."""
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        ticket = self._worker.submit(work, inbox.put)
+        try:
+            while not isinstance(item := inbox.get(), Done):
+                piece_of(item)
+        finally:
+            ticket.cancel()
+        return item.value
+
+    def _built(self, work: Work, blob: KVBlob, seconds: float) -> BuiltActivation:
+        return BuiltActivation(
+            data=encode(blob),
+            fingerprint=blob.fingerprint,
+            token_digest=token_digest(blob.token_ids),
+            token_count=blob.tokens,
+            model=self._loaded.name,
+            codec=RAW,
+            cube_ids=work.request.block.cube_ids,
+            parameters={"prefill_seconds": round(seconds, 6), "reused_tokens": work.reuse.length},
+        )
+
+    def _finish(self, work: Work, outcome: Outcome) -> Reply:
+        """Keep what was built and return the reply. Runs in the caller's thread: it may write to disk."""
+        started = time.perf_counter()
+        cube_id, notes = self._publish(work, outcome)
+        usage = Usage(
+            prompt_tokens=len(work.token_ids),
+            memory_tokens=work.reuse.length,
+            completion_tokens=outcome.completion_tokens,
+            ttft_seconds=work.seconds + outcome.ttft_seconds,
+            total_seconds=work.seconds + outcome.total_seconds + time.perf_counter() - started,
+        )
+        return Reply(outcome.text, usage, settle(work, cube_id, notes), outcome.finish_reason)
+
+    def _publish(self, work: Work, outcome: Outcome) -> tuple[str | None, list[str]]:
+        """Return the cube that now holds what was built, if any, and what to say where it could not be kept."""
+        activations = work.request.activations
+        if not work.build_to or activations is None:
+            return None, []
+        if outcome.built is None:
+            return None, ["the model's cache does not hold the keys and values of every token, so none were kept"]
+        try:
+            cube_id = activations.publish(self._built(work, outcome.built, outcome.build_seconds))
+        except VaultError as error:
+            # The answer is there; that its KV could not be stored costs time later and nothing else.
+            return None, [f"the KV that was built could not be stored: {error}"]
+        if cube_id is None:
+            return None, ["the KV that was built was not kept: a memory in it has changed or gone, or the quota is full"]
+        self._prefixes().keep(activations.owner, cube_id, outcome.built)
+        return cube_id, []
+
+
+class LoopInbox:
+    """Carries events from the scheduling thread to a coroutine."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def put(self, item: Event) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+
+    async def get(self) -> Event:
+        return await self._queue.get()
+
+
+def piece_of(item: Event) -> str:
+    """Return the text of a piece. Raises what the work raised."""
+    if isinstance(item, Failed):
+        raise item.error
+    return str(item.value)
+
+
+def single_thread() -> None:
+    """Keep torch from using the thread pool of the parent process, which does not exist in a forked child."""
+    torch.set_num_threads(1)

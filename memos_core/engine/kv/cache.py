@@ -1,0 +1,123 @@
+"""Stored KV in a request: fresh containers that share tensors, and snapshots of a cache.
+
+``DynamicLayer.update`` concatenates into new tensors, so what a container was filled with is never written to; only the
+container changes, and every request gets its own. What a model family needs is read off its configuration and the
+cache that transformers makes from it, not off a list of names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, get_layer_types_and_kwargs
+
+from memos_core.engine.kv.codec import KVBlob, TokenIds
+
+__all__ = ["container", "fits", "layer_types", "narrowest_window", "new_cache", "refusal", "snapshot"]
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+CHANGING_ROPE = {
+    "dynamic": "its rotary embedding (dynamic NTK) changes with the length of the prompt, so keys of a prefix do too",
+    "longrope": "its rotary embedding (longrope) switches factors with the length of the prompt",
+}
+
+
+def refusal(config: Any) -> str | None:
+    """Return why KV of a model with this configuration cannot be stored and reused, or None if it can."""
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder model: memory would enter the encoder, which keeps no KV cache"
+    text = config.get_text_config(decoder=True)
+    for kind in rope_types(text):
+        if kind in CHANGING_ROPE:
+            return CHANGING_ROPE[kind]
+    foreign = sorted(set(layer_types(config)) - {FULL, SLIDING})
+    if foreign:
+        return f"it has layers of type {', '.join(foreign)}; only full and sliding attention keep their keys and values"
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in new_cache(config).layers)
+    return None if plain else "its cache keeps more than keys and values"
+
+
+def rope_types(text_config: Any) -> set[str]:
+    """Return the names of the rotary schemes in use; a model may have one for each layer type."""
+    parameters = getattr(text_config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    return {str(each.get("rope_type", "default")) for each in (nested or [parameters])}
+
+
+def layer_types(config: Any) -> tuple[str, ...]:
+    """Return the type of each layer, as transformers names it."""
+    types, _ = get_layer_types_and_kwargs(config.get_text_config(decoder=True))
+    return tuple(types)
+
+
+def new_cache(config: Any) -> DynamicCache:
+    """Return an empty cache for a model with this configuration."""
+    return DynamicCache(config=config)
+
+
+def narrowest_window(config: Any) -> int | None:
+    """Return the smallest sliding window among the layers, in tokens; None where all see everything."""
+    windows = [layer.sliding_window for layer in new_cache(config).layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    return min(windows, default=None)
+
+
+def container(config: Any, blob: KVBlob, length: int) -> DynamicCache:
+    """Return a new cache that holds the first ``length`` tokens of ``blob``, sharing its tensors.
+
+    Args:
+        length: Positions to take over. A blob that outgrew a sliding window can only be taken as a whole, since the
+            window of a shorter prefix is no longer there.
+
+    Raises:
+        ValueError: The blob cannot be shortened so.
+    """
+    cache = new_cache(config)
+    for layer, keys, values in zip(cache.layers, blob.keys, blob.values, strict=True):
+        if length < blob.tokens and keys.shape[1] < blob.tokens:
+            raise ValueError(f"a sliding window keeps no prefix of {length} out of {blob.tokens} tokens")
+        shared = min(length, keys.shape[1])
+        layer.lazy_initialization(keys[None], values[None])
+        layer.keys, layer.values = keys[None, :, :shared], values[None, :, :shared]
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            layer.cumulative_length = length
+    return cache
+
+
+def snapshot(cache: DynamicCache, token_ids: TokenIds, fingerprint: str, types: tuple[str, ...]) -> KVBlob | None:
+    """Return what ``cache`` holds now, for exactly ``token_ids``; None if its layers hold anything else.
+
+    The tensors are shared with the cache, which replaces and never changes them.
+    """
+    keys, values = [], []
+    for layer in cache.layers:
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.get_seq_length() != len(token_ids):
+            return None
+        keys.append(own(layer.keys[0]))
+        values.append(own(layer.values[0]))
+    return KVBlob(token_ids, tuple(keys), tuple(values), types, fingerprint)
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor``, copied if it is a small part of a larger storage that it would keep alive."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
+
+
+def fits(blob: KVBlob, config: Any, dtype: torch.dtype) -> str | None:
+    """Return why ``blob`` is not of the shape that a model with this configuration makes, or None if it is."""
+    text = config.get_text_config(decoder=True)
+    if blob.layer_types != layer_types(config):
+        return "its layers are of other types than the model's"
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    for layer, keys, values in zip(new_cache(config).layers, blob.keys, blob.values, strict=True):
+        window = layer.sliding_window - 1 if isinstance(layer, DynamicSlidingWindowLayer) else blob.tokens
+        expected = (heads, min(window, blob.tokens), head_dim)
+        if tuple(keys.shape) != expected or tuple(values.shape) != expected:
+            return f"its tensors have the shape {tuple(keys.shape)}, not {expected}"
+        if keys.dtype != dtype or values.dtype != dtype:
+            return f"its tensors are {keys.dtype}, not {dtype}"
+    return None

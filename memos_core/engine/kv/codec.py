@@ -1,0 +1,230 @@
+"""KV caches as bytes: one safetensors file, checked in every part before it is used.
+
+    token_ids        int32   [tokens]
+    layers.0.keys    float   [kv_heads, held, head_dim]     held == tokens, or window - 1 on a full sliding layer
+    layers.0.values  float   [kv_heads, held, head_dim]
+    ...
+
+The metadata holds the format, one JSON record (fingerprint, digest of the token ids, layer types, a checksum of every
+tensor) and the sha256 of that record. The store's own digest guards against forgery; the checksums here name what is
+broken, and hold for blobs that were copied by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from memos_core.cube import ActivationPayload
+from memos_core.errors import BlobDamaged
+
+__all__ = ["FORMAT", "RAW", "KVBlob", "TokenIds", "as_token_ids", "decode", "encode", "read_token_ids", "token_digest"]
+
+FORMAT = "memos-kv/1"
+RAW = "raw"
+MAX_HEADER_BYTES = 16 * 2**20
+
+TokenIds = NDArray[np.int32]
+"""Shape ``[tokens]``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KVBlob:
+    """The KV cache of a token prefix. Immutable: its tensors are shared by many requests and never written to.
+
+    Attributes:
+        token_ids: ``[tokens]``, int32; its length is the true length of the prefix.
+        keys: For each layer ``[kv_heads, held, head_dim]``. A full-attention layer holds every token, a sliding one
+            the last ``window - 1`` at most.
+        values: Likewise.
+        layer_types: For each layer ``full_attention`` or ``sliding_attention``.
+        fingerprint: Digest of everything that the values depend on besides the tokens.
+    """
+
+    token_ids: TokenIds
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    layer_types: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.token_ids.nbytes + sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def to(self, device: torch.device) -> KVBlob:
+        """Return the blob with its tensors on ``device``; tensors that are there already are shared."""
+        keys, values = (tuple(tensor.to(device) for tensor in tensors) for tensors in (self.keys, self.values))
+        return KVBlob(self.token_ids, keys, values, self.layer_types, self.fingerprint)
+
+
+def as_token_ids(token_ids: Sequence[int]) -> TokenIds:
+    """Return ``token_ids`` as a read-only int32 array."""
+    array = np.array(token_ids, dtype="<i4")
+    array.setflags(write=False)
+    return array
+
+
+def token_digest(token_ids: TokenIds) -> str:
+    """Return the sha256 over the ids as little-endian int32."""
+    return hashlib.sha256(token_ids.astype("<i4", copy=False).tobytes()).hexdigest()
+
+
+def encode(blob: KVBlob) -> bytes:
+    """Return ``blob`` as safetensors bytes. Copies the tensors to the CPU."""
+    tensors = {"token_ids": torch.from_numpy(blob.token_ids.copy())}
+    for index, (keys, values) in enumerate(zip(blob.keys, blob.values, strict=True)):
+        tensors[f"layers.{index}.keys"] = keys.detach().cpu().contiguous()
+        tensors[f"layers.{index}.values"] = values.detach().cpu().contiguous()
+    record = {
+        "fingerprint": blob.fingerprint,
+        "token_digest": token_digest(blob.token_ids),
+        "tokens": blob.tokens,
+        "layer_types": blob.layer_types,
+        "codec": RAW,
+        "checksums": {name: checksum(tensor) for name, tensor in tensors.items()},
+    }
+    text = json.dumps(record, sort_keys=True)
+    metadata = {"format": FORMAT, "record": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
+    data: bytes = safetensors.torch.save(tensors, metadata)
+    return data
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    # CRC-32 and not sha256: a hit from disk would spend more on sha256 than on reading, and the store's own
+    # address already is a sha256 over the whole file.
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def decode(data: bytes, payload: ActivationPayload) -> KVBlob:
+    """Return the blob that ``payload`` speaks of, after checking that ``data`` is exactly that.
+
+    Raises:
+        BlobDamaged: Format, fingerprint, token ids, shapes or checksums differ, or the bytes are no safetensors file.
+    """
+    frame = Frame.parse(data, payload)
+    for name in frame.spans:
+        frame.check(name)
+    token_ids = frame.token_ids()
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise frame.damaged(f"its tensors cannot be read: {error}") from error
+    layer_types = tuple(frame.record["layer_types"])
+    keys = tuple(tensors[f"layers.{index}.keys"] for index in range(len(layer_types)))
+    values = tuple(tensors[f"layers.{index}.values"] for index in range(len(layer_types)))
+    blob = KVBlob(token_ids, keys, values, layer_types, payload.fingerprint)
+    check_shapes(blob, frame)
+    return blob
+
+
+def read_token_ids(data: bytes, payload: ActivationPayload) -> TokenIds:
+    """Return the token ids of a blob without building its tensors. Raises ``BlobDamaged`` as ``decode`` does."""
+    frame = Frame.parse(data, payload)
+    frame.check("token_ids")
+    return frame.token_ids()
+
+
+def check_shapes(blob: KVBlob, frame: Frame) -> None:
+    for layer_type, keys, values in zip(blob.layer_types, blob.keys, blob.values, strict=True):
+        if keys.dim() != 3 or keys.shape[:2] != values.shape[:2] or keys.dtype != values.dtype:
+            raise frame.damaged("keys and values of a layer do not fit each other")
+        held = keys.shape[1]
+        if not (held == blob.tokens or (layer_type == "sliding_attention" and 0 < held < blob.tokens)):
+            raise frame.damaged(f"a layer holds {held} of {blob.tokens} tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The checked header of a blob: its record, and where in ``data`` each tensor lies."""
+
+    data: memoryview
+    address: str
+    record: dict[str, Any]
+    spans: dict[str, tuple[int, int]]
+
+    @classmethod
+    def parse(cls, data: bytes, payload: ActivationPayload) -> Frame:
+        address = payload.blob.address
+        try:
+            header, base = split_header(data)
+            metadata = header.pop("__metadata__")
+            record = parse_record(metadata)
+            spans = {name: span(entry, base, len(data)) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            raise BlobDamaged(address, f"its header is unreadable: {error}") from error
+        frame = cls(memoryview(data), address, record, spans)
+        frame.compare(payload)
+        return frame
+
+    def compare(self, payload: ActivationPayload) -> None:
+        """Check the record against what the ledger says of the blob."""
+        expected = {
+            "fingerprint": payload.fingerprint,
+            "token_digest": payload.token_digest,
+            "tokens": payload.token_count,
+            "codec": payload.codec,
+        }
+        for field, value in expected.items():
+            if self.record.get(field) != value:
+                raise self.damaged(f"its {field} is not the one recorded")
+        layers = range(len(self.record["layer_types"]))
+        names = {"token_ids", *(f"layers.{index}.{part}" for index in layers for part in ("keys", "values"))}
+        if set(self.spans) != names or set(self.record["checksums"]) != names:
+            raise self.damaged("it lacks tensors, or holds others")
+
+    def check(self, name: str) -> None:
+        start, end = self.spans[name]
+        if zlib.crc32(self.data[start:end]) != self.record["checksums"][name]:
+            raise self.damaged(f"{name} does not match its checksum")
+
+    def token_ids(self) -> TokenIds:
+        start, end = self.spans["token_ids"]
+        if end - start != 4 * self.record["tokens"]:
+            raise self.damaged("it holds another number of token ids than recorded")
+        ids = as_token_ids(np.frombuffer(self.data[start:end], dtype="<i4").tolist())
+        if token_digest(ids) != self.record["token_digest"]:
+            raise self.damaged("its token ids are not the ones recorded")
+        return ids
+
+    def damaged(self, reason: str) -> BlobDamaged:
+        return BlobDamaged(self.address, reason)
+
+
+def split_header(data: bytes) -> tuple[dict[str, Any], int]:
+    """Return the JSON header of a safetensors file and the offset at which its tensors begin."""
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ValueError("the header does not fit the file")
+    header = json.loads(data[8 : 8 + length].decode("utf-8"))
+    if not isinstance(header, dict):
+        raise ValueError("the header is no JSON object")
+    return header, 8 + length
+
+
+def parse_record(metadata: dict[str, str]) -> dict[str, Any]:
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"format {metadata['format']!r} is not {FORMAT!r}")
+    if hashlib.sha256(metadata["record"].encode()).hexdigest() != metadata["digest"]:
+        raise ValueError("the record does not match its digest")
+    record: dict[str, Any] = json.loads(metadata["record"])
+    return record
+
+
+def span(entry: dict[str, Any], base: int, size: int) -> tuple[int, int]:
+    start, end = entry["data_offsets"]
+    if not 0 <= start <= end <= size - base:
+        raise ValueError("a tensor lies outside the file")
+    return base + start, base + end

@@ -1,0 +1,274 @@
+"""Models from a folder, the hub or memory: loaded when first needed, shared by everybody who means the same one."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
+
+from memos_core.engine.kv.cache import narrowest_window, refusal
+from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
+from memos_core.engine.prompt import PromptBuilder
+from memos_core.engine.tokens import Tokens
+from memos_core.errors import ModelNotFound, UnsupportedOption
+
+__all__ = ["BUNDLED", "FolderSource", "LoadedModel", "MemorySource", "Source", "shared_model"]
+
+BUNDLED = {"memos-reader": Path(__file__).parent / "reader"}
+"""Models that ship with this package, by name."""
+
+UNBOUNDED = 1_000_000_000
+
+_registry: weakref.WeakValueDictionary[tuple[Any, ...], LoadedModel] = weakref.WeakValueDictionary()
+_registry_lock = threading.Lock()
+
+
+class Source(ABC):
+    """Where a model comes from. ``name`` is for people."""
+
+    name: str
+
+    @abstractmethod
+    def config(self) -> Any:
+        """Return the configuration, without loading weights."""
+
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """Return the tokenizer."""
+
+    @abstractmethod
+    def model(self) -> Any:
+        """Return the model, in evaluation mode on its device."""
+
+    @abstractmethod
+    def weights_digest(self, model: Any) -> str:
+        """Return the digest of the weights as they came from here."""
+
+
+class MemorySource(Source):
+    """A model that the caller has loaded already. It is used where it is, and not changed."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.name = name
+        self._model = model
+        self._tokenizer = tokenizer
+
+    def config(self) -> Any:
+        return self._model.config
+
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    def model(self) -> Any:
+        if self._model.training:
+            raise UnsupportedOption("the model is in training mode, where dropout makes answers random: call .eval()")
+        return self._model
+
+    def weights_digest(self, model: Any) -> str:
+        return module_digest(model)
+
+
+class FolderSource(Source):
+    """A model in a local folder or on the hub, in safetensors.
+
+    Args:
+        location: Folder or hub id.
+        device: Torch device, or ``auto``.
+        dtype: Torch dtype, or ``auto`` for the one that the configuration names.
+        attention: Attention implementation, or None for transformers' choice.
+    """
+
+    def __init__(
+        self, location: str, *, device: str, dtype: str | torch.dtype, attention: str | None, trust_remote_code: bool
+    ) -> None:
+        self.name = location
+        self.location = locate(location)
+        self.device = pick_device(device)
+        self.dtype = dtype
+        self.attention = attention
+        self.trust_remote_code = trust_remote_code
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What two engines must have in common to share weights."""
+        return (self.location, self.device, str(self.dtype), self.attention, self.trust_remote_code)
+
+    def config(self) -> Any:
+        return self._load(AutoConfig.from_pretrained, "configuration")
+
+    def tokenizer(self) -> Any:
+        return self._load(AutoTokenizer.from_pretrained, "tokenizer")
+
+    def model(self) -> Any:
+        config = self.config()
+        dtype = self.dtype if self.dtype != "auto" else config_dtype(config)
+        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+        if self.attention is not None:
+            options["attn_implementation"] = self.attention
+        model = self._load(AutoModelForCausalLM.from_pretrained, "weights in safetensors", **options)
+        return model.to(self.device).eval()
+
+    def weights_digest(self, model: Any) -> str:
+        config_file = cached_file(self.location, "config.json")
+        if config_file is None:
+            return module_digest(model)
+        return folder_digest(Path(config_file).parent)
+
+    def _load(self, load: Callable[..., Any], what: str, **options: Any) -> Any:
+        try:
+            return load(self.location, trust_remote_code=self.trust_remote_code, **options)
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise ModelNotFound(
+                f"the {what} of model {self.name!r} cannot be loaded: {error}. Give a folder that holds config.json, "
+                "*.safetensors and tokenizer.json, or the id of a model on the hub that is in the local cache or "
+                "can be fetched"
+            ) from error
+
+
+class LoadedModel:
+    """A causal language model with its tokenizer. Each part is made at first use, once. Thread-safe."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._lock = threading.RLock()
+        self._parts: dict[str, Any] = {}
+        self._stamp: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def config(self) -> Any:
+        return self._once("config", self.source.config)
+
+    @property
+    def tokens(self) -> Tokens:
+        made: Tokens = self._once("tokens", lambda: Tokens(self.source.tokenizer()))
+        return made
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        made: PromptBuilder = self._once("prompts", lambda: PromptBuilder(self.tokens))
+        return made
+
+    @property
+    def model(self) -> Any:
+        return self._once("model", self.source.model)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the KV of this model cannot be stored, or None."""
+        made: str | None = self._once("refusal", lambda: refusal(self.config))
+        return made
+
+    @property
+    def window(self) -> int | None:
+        """Narrowest sliding window, in tokens."""
+        made: int | None = self._once("window", lambda: narrowest_window(self.config))
+        return made
+
+    @property
+    def context_window(self) -> int:
+        """Positions that the model has; a very large number where its configuration names none."""
+        text = self.config.get_text_config(decoder=True)
+        for field in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            positions = getattr(text, field, None)
+            if isinstance(positions, int) and positions > 0:
+                return positions
+        return UNBOUNDED
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Names of the arguments of the model's ``forward``."""
+        made: frozenset[str] = self._once(
+            "accepts", lambda: frozenset(inspect.signature(self.model.forward).parameters)
+        )
+        return made
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a turn: those of the generation configuration and the tokenizer's own."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(each for each in (*ids, self.tokens.tokenizer.eos_token_id) if each is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what this model's KV depends on; made anew when its weights were changed in memory."""
+        with self._lock:
+            stamp = weights_stamp(self.model)
+            if "fingerprint" not in self._parts or stamp != self._stamp:
+                touched = self._stamp is not None
+                self._parts["fingerprint"] = self._fingerprint(touched)
+                self._stamp = stamp
+            made: str = self._parts["fingerprint"]
+            return made
+
+    def _fingerprint(self, touched: bool) -> str:
+        weights = module_digest(self.model) if touched else self.source.weights_digest(self.model)
+        return fingerprint(
+            weights=weights,
+            config=self.model.config,
+            tokenizer=self.tokens.digest,
+            template=self.prompts.template,
+            dtype=self.model.dtype,
+            attention=str(self.model.config._attn_implementation),
+        )
+
+    def _once(self, part: str, make: Callable[[], Any]) -> Any:
+        if part not in self._parts:
+            with self._lock:
+                if part not in self._parts:
+                    self._parts[part] = make()
+        return self._parts[part]
+
+
+def shared_model(source: FolderSource) -> LoadedModel:
+    """Return the model of ``source``; the same one to all who ask for it while anybody holds it."""
+    with _registry_lock:
+        model = _registry.get(source.key)
+        if model is None:
+            model = _registry[source.key] = LoadedModel(source)
+        return model
+
+
+def locate(location: str) -> str:
+    """Return the folder or the hub id that ``location`` means.
+
+    Raises:
+        ModelNotFound: It can only be a path, and nothing is there.
+    """
+    path = BUNDLED.get(location, Path(location).expanduser())
+    if path.is_dir() and (path / "config.json").is_file():
+        return str(path.resolve())
+    looks_like_path = location.startswith(("/", "./", "../", "~", ".\\")) or "\\" in location or location.count("/") > 1
+    if location in BUNDLED or looks_like_path or path.exists():
+        raise ModelNotFound(
+            f"there is no model at {path}: give a folder that holds config.json, *.safetensors and tokenizer.json, "
+            "or the id of a model on the hub such as Qwen/Qwen3-0.6B"
+        )
+    return location
+
+
+def pick_device(device: str) -> str:
+    if device != "auto":
+        return str(torch.device(device))
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def config_dtype(config: Any) -> torch.dtype:
+    """Return the dtype that the configuration names, or float32."""
+    dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32

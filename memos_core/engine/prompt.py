@@ -1,0 +1,176 @@
+"""Messages and memory become token ids, once per request, for text and KV alike.
+
+The chat template renders the whole chat to one string, which is tokenised once; where memory lies is found in that
+string. So no template needs to know of memory, and KV is nothing but a computed prefix of the same ids.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from memos_core.engine.tokens import Tokens, common_prefix
+from memos_core.errors import UnsupportedOption
+from memos_core.records import Message
+from memos_core.render import MemoryBlock, with_memory
+
+__all__ = ["PLAIN_V1", "PlainTemplate", "Prompt", "PromptBuilder"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTemplate:
+    """The chat template of models that have none. Named and versioned, since stored KV depends on it.
+
+    Attributes:
+        name: Name and version.
+        source: Jinja source, as transformers uses it.
+        stop: Strings by which a base model goes on to the next turn by itself.
+    """
+
+    name: str
+    source: str
+    stop: tuple[str, ...]
+
+
+PLAIN_V1 = PlainTemplate(
+    name="plain/1",
+    source=(
+        "{% for message in messages %}"
+        "{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}Assistant:{% endif %}"
+    ),
+    stop=("\nUser:", "\nSystem:"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chat as the model reads it.
+
+    Attributes:
+        token_ids: All of it.
+        memory_end: Tokens from the start to the end of the memory block; 0 if there is none or it was not found.
+        ends: Cube id to the tokens from the start to the end of that memory.
+        stop: Further stop strings that the template asks for.
+        notes: What was done to make the template take it.
+    """
+
+    token_ids: tuple[int, ...]
+    memory_end: int = 0
+    ends: tuple[tuple[str, int], ...] = ()
+    stop: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class PromptBuilder:
+    """Renders chats for one tokenizer. Thread-safe."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        self.has_template = tokens.chat_template is not None
+
+    @property
+    def template(self) -> str:
+        """Source of the chat template in use."""
+        return self.tokens.chat_template or PLAIN_V1.source
+
+    def build(
+        self, messages: Sequence[Message], block: MemoryBlock, tools: Sequence[dict[str, Any]] | None = None
+    ) -> Prompt:
+        """Return the prompt for ``messages`` with ``block`` in front.
+
+        Raises:
+            UnsupportedOption: The chat template refuses these messages in every form that is tried.
+        """
+        block = self.neutral_block(block)
+        chat = with_memory([self.neutral_message(message) for message in messages], block)
+        rendered, notes = self.render(chat, block, tools)
+        start = rendered.find(block.text) if block.text else -1
+        if block.text and start < 0:
+            notes += ("the chat template changes the memory block, so its place in the prompt is unknown",)
+        ids, counts = self.tokenise(rendered, [start + end for end in block.ends] if start >= 0 else [])
+        ends = tuple(zip(block.cube_ids, counts, strict=True)) if start >= 0 else ()
+        if not self.has_template and tools:
+            notes += ("the model has no chat template, so it is not shown the tools",)
+        stop = () if self.has_template else PLAIN_V1.stop
+        return Prompt(tuple(ids), max(counts, default=0), ends, stop, notes)
+
+    def neutral_block(self, block: MemoryBlock) -> MemoryBlock:
+        text, ends = self.tokens.neutralise(block.text, block.ends)
+        return MemoryBlock(text=text, ends=ends, cube_ids=block.cube_ids)
+
+    def neutral_message(self, message: Message) -> Message:
+        # System and assistant text is the program's own; what people and tools say is data.
+        if message.role in {"system", "assistant"}:
+            return message
+        text, _ = self.tokens.neutralise(message.content)
+        return message.model_copy(update={"content": text})
+
+    def tokenise(self, rendered: str, offsets: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the ids of ``rendered``, and for each character offset the tokens that end at or before it."""
+        # A chat template writes every special token itself, as apply_chat_template(tokenize=True) takes for granted.
+        bos = [] if self.has_template else self.tokens.leading_bos()
+        ids, ends = self.tokens.encode(rendered)
+        if ends is None:
+            counts = [common_prefix(ids, self.tokens.encode(rendered[:offset])[0]) for offset in offsets]
+        else:
+            counts = [bisect_right(ends, offset) for offset in offsets]
+        return bos + ids, [len(bos) + count for count in counts]
+
+    def render(
+        self, chat: Sequence[Message], block: MemoryBlock, tools: Sequence[dict[str, Any]] | None
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return the chat as one string: as it is if the template takes it, else in the nearest form that it takes."""
+        system = block.text or (chat[0].content.strip() if chat and chat[0].role == "system" else "")
+        fallback: tuple[str, tuple[str, ...]] | None = None
+        refused: TemplateError | None = None
+        for form, notes in forms(chat):
+            try:
+                rendered = self.apply(form, tools)
+            except TemplateError as error:
+                refused = error
+                continue
+            if system in rendered:
+                return rendered, notes
+            fallback = fallback or (rendered, notes)
+        if fallback is None:
+            raise UnsupportedOption(f"the model's chat template refuses these messages: {refused}") from refused
+        return fallback
+
+    def apply(self, chat: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> str:
+        rendered = self.tokens.tokenizer.apply_chat_template(
+            [message.model_dump() for message in chat],
+            tools=list(tools) if tools else None,
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return str(rendered)
+
+
+def forms(chat: Sequence[Message]) -> Iterator[tuple[list[Message], tuple[str, ...]]]:
+    """Yield the chat and then forms of it that stricter templates take, each with a note of what was changed."""
+    yield list(chat), ()
+    merged = merge_runs(chat)
+    if len(merged) < len(chat):
+        yield merged, ("messages of one role in a row were joined, since the chat template wants roles to alternate",)
+    if chat and chat[0].role == "system":
+        note = "memory and system text went in front of the first user message: the chat template has no system role"
+        yield merge_runs([chat[0].model_copy(update={"role": "user"}), *chat[1:]]), (note,)
+
+
+def merge_runs(chat: Sequence[Message]) -> list[Message]:
+    """Return the chat with neighbouring messages of the same role joined by an empty line."""
+    merged: list[Message] = []
+    for message in chat:
+        if merged and merged[-1].role == message.role:
+            joined = f"{merged[-1].content}\n\n{message.content}"
+            merged[-1] = merged[-1].model_copy(update={"content": joined})
+        else:
+            merged.append(message)
+    return merged

@@ -1,0 +1,202 @@
+"""What really happens to the memories of one request: the stored prefix that serves, what is built, and why not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
+from memos_core.engine.kv.cache import fits
+from memos_core.engine.kv.codec import KVBlob, TokenIds, as_token_ids, decode
+from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.loading import LoadedModel
+from memos_core.engine.prompt import Prompt
+from memos_core.engine.sampling import check_options
+from memos_core.errors import BlobDamaged, ContextOverflow, InjectionUnavailable
+from memos_core.records import InjectionPlan, Placement, PlannedMemory
+from memos_core.render import MemoryBlock
+
+__all__ = ["Reuse", "Work", "find_prefix", "resolve", "settle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A stored prefix that serves a request.
+
+    Attributes:
+        stored: Its cube; None if there is none.
+        blob: Its tensors, on the model's device.
+        length: Positions taken from it.
+        notes: What was found on the way, such as damaged blobs.
+    """
+
+    stored: StoredActivation | None = None
+    blob: KVBlob | None = None
+    length: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A request as the scheduling thread needs it.
+
+    Attributes:
+        request: What was asked.
+        prompt: What the model reads.
+        token_ids: The same ids as an array.
+        reuse: The stored prefix that serves.
+        build_to: Positions after which the cache is kept for the store; 0: nothing is built.
+        max_tokens: Most tokens of the reply that fit.
+        fingerprint: Of the model, if KV plays a part.
+        fallback: Why memory that is not served from KV goes as text.
+        seconds: What resolving took.
+    """
+
+    request: EngineRequest
+    prompt: Prompt
+    token_ids: TokenIds
+    reuse: Reuse
+    build_to: int
+    max_tokens: int
+    fingerprint: str
+    fallback: str
+    seconds: float
+
+
+def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest) -> Work:
+    """Decide how the memories of ``request`` enter the model. Loads it where it is not loaded yet.
+
+    Raises:
+        ContextOverflow: The prompt does not fit.
+        InjectionUnavailable: ``strict`` and a memory cannot enter as asked.
+    """
+    started = time.perf_counter()
+    check_options(request.options)
+    inject = request.plan.inject
+    block = MemoryBlock() if inject == "off" else request.block
+    obstacle = kv_obstacle(loaded, request)
+    refuse_if_strict(request, obstacle)
+    prompt = loaded.prompts.build(request.messages, block, request.tools)
+    token_ids = as_token_ids(prompt.token_ids)
+    max_tokens = room(loaded, len(token_ids), request.options.max_tokens)
+    reuse, mark, build_to = Reuse(), "", 0
+    if obstacle is None and request.activations is not None and block.text:
+        mark = loaded.fingerprint
+        reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids)
+        build_to = prompt.memory_end if wants_building(request.plan) and reuse.length < prompt.memory_end else 0
+    fallback = obstacle or "no stored KV covers it"
+    if inject == "kv" and obstacle is None and block.text and not prompt.memory_end:
+        fallback = "its place in the prompt is unknown, since the chat template changes it"
+        if not reuse.length:
+            refuse_if_strict(request, fallback)
+    seconds = time.perf_counter() - started
+    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds)
+
+
+def kv_obstacle(loaded: LoadedModel, request: EngineRequest) -> str | None:
+    """Return why stored KV plays no part in ``request``, or None if it may."""
+    inject = request.plan.inject
+    if inject in {"off", "text"}:
+        return "text was asked for"
+    if inject == "lora":
+        return "no adapter"
+    if loaded.refusal is not None:
+        return f"the KV of this model cannot be reused: {loaded.refusal}"
+    return "no store of KV caches was given" if request.activations is None else None
+
+
+def refuse_if_strict(request: EngineRequest, obstacle: str | None) -> None:
+    asked = request.plan.inject
+    nothing_to_do = asked == "kv" and not request.block.text
+    if request.strict and obstacle is not None and asked in {"kv", "lora"} and not nothing_to_do:
+        raise InjectionUnavailable(asked, dict.fromkeys(request.plan.cube_ids or request.block.cube_ids, obstacle))
+
+
+def wants_building(plan: InjectionPlan) -> bool:
+    """Tell whether KV that is missing is to be built: always if asked for, else if every memory prefers it."""
+    if plan.inject == "auto":
+        return bool(plan.memories) and all(memory.preferred is Placement.KV for memory in plan.memories)
+    return plan.inject == "kv"
+
+
+def room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:
+    """Return how many tokens the reply may have."""
+    window = loaded.context_window
+    if prompt_tokens + 1 > window:
+        raise ContextOverflow(needed=prompt_tokens + 1, window=window)
+    return min(max_tokens, window - prompt_tokens)
+
+
+def find_prefix(
+    loaded: LoadedModel, prefixes: PrefixCache, activations: ActivationStore, mark: str, token_ids: TokenIds
+) -> Reuse:
+    """Return the stored prefix that covers most of ``token_ids``.
+
+    A damaged or forged blob is taken out of use at the store, named in the notes, and the next best one is taken.
+    """
+    notes: list[str] = []
+    stored = list(activations.find(mark))
+    owner = activations.owner
+    while True:
+        reading: list[StoredActivation] = []
+
+        def read(each: StoredActivation, reading: list[StoredActivation] = reading) -> bytes:
+            reading.append(each)
+            return activations.read(each.payload.blob.address)
+
+        try:
+            found = prefixes.longest(owner, stored, token_ids, read)
+            if found is None:
+                return Reuse(notes=tuple(notes))
+            reading.append(found[0])
+            blob = prefixes.load(owner, found[0], partial(fetch, loaded, activations, found[0]))
+            return Reuse(found[0], blob, found[1], tuple(notes))
+        except BlobDamaged as damage:
+            broken = reading[-1]
+            activations.refuse(broken.cube_id, str(damage))
+            prefixes.drop(owner, [broken.cube_id])
+            notes.append(f"stored KV {broken.cube_id} was refused: {damage}")
+            stored.remove(broken)
+
+
+def fetch(loaded: LoadedModel, activations: ActivationStore, stored: StoredActivation) -> KVBlob:
+    """Read and check one blob, and put it on the model's device."""
+    address = stored.payload.blob.address
+    blob = decode(activations.read(address), stored.payload)
+    misfit = fits(blob, loaded.model.config, loaded.model.dtype)
+    if misfit is not None:
+        raise BlobDamaged(address, misfit)
+    return blob.to(loaded.model.device)
+
+
+def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> InjectionPlan:
+    """Return the plan as it came out.
+
+    Args:
+        built: Cube id under which the KV that was built now is kept, if any.
+    """
+    plan = work.request.plan
+    ends = dict(work.prompt.ends)
+    placed = tuple(place(memory, ends.get(memory.cube_id), work, built) for memory in plan.memories)
+    notes = [*plan.notes, *work.prompt.notes, *work.reuse.notes]
+    if work.reuse.stored is not None:
+        notes.append(f"{work.reuse.length} of {len(work.token_ids)} tokens from stored KV {work.reuse.stored.cube_id}")
+    if built is not None:
+        notes.append(f"KV of the first {work.build_to} tokens was built and kept as {built}")
+    served_by = work.reuse.stored.cube_id if work.reuse.stored is not None else None
+    return replace(plan, memories=placed, notes=(*notes, *built_notes), prefix_cube_id=served_by)
+
+
+def place(memory: PlannedMemory, end: int | None, work: Work, built: str | None) -> PlannedMemory:
+    if work.request.plan.inject == "off":
+        return memory
+    if end is not None and end <= work.reuse.length:
+        placed, why = Placement.KV, "served from stored KV"
+    elif end is not None and built is not None:
+        placed, why = Placement.KV, "built in this request"
+    else:
+        why = "the KV built for it was not kept" if work.build_to and end is not None else work.fallback
+        placed, why = Placement.TEXT, f"as text: {why}"
+    return replace(memory, placed=placed, reason=f"{memory.reason}; {why}" if memory.reason else why)
