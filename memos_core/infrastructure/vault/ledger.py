@@ -87,6 +87,11 @@ class Ledger:
         if self._closed:
             raise VaultClosed("the vault is closed")
 
+    @property
+    def closed(self) -> bool:
+        """Whether this handle can no longer be used in this process."""
+        return self._closed or os.getpid() != self._pid
+
     def close(self) -> None:
         """Give up all connections. May be called again."""
         self._closed = True

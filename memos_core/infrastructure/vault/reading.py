@@ -248,6 +248,30 @@ class ReadSession:
         count, mean = self.connection.execute(query.where(own, visible(visibility), live(now), plain)).one()
         return int(count), float(mean or 0.0)
 
+    def neighbours(self, wanted: SearchFilter, cube_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return the cubes just before and just after each of these in its session, of those that may answer.
+
+        A cube without a session has no neighbours.
+        """
+        c = schema.cubes
+        beside = {"partition_by": (c.c.session, c.c.agent), "order_by": c.c.id}
+        row = select(c.c.id, func.lag(c.c.id).over(**beside), func.lead(c.c.id).over(**beside))
+        asked = set(cube_ids)
+        found: dict[str, tuple[str, ...]] = {}
+        for sessions in chunks(self._sessions(cube_ids)):
+            for cube_id, *around in self.connection.execute(row.where(c.c.session.in_(sessions), matching(wanted))):
+                if cube_id in asked:
+                    found[cube_id] = tuple(other for other in around if other is not None)
+        return found
+
+    def _sessions(self, cube_ids: Sequence[str]) -> list[str]:
+        c = schema.cubes
+        found: set[str] = set()
+        for part in chunks(cube_ids):
+            query = select(c.c.session).where(c.c.id.in_(part), c.c.session.is_not(None)).distinct()
+            found.update(self.connection.scalars(query))
+        return sorted(found)
+
     # Audit
 
     def audit(self, namespace: str, limit: int = 100) -> list[dict[str, Any]]:

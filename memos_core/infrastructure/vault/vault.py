@@ -220,6 +220,11 @@ class MemVault:
         counts["blobs"] = sum(1 for _ in self.blobs.addresses())
         return counts
 
+    @property
+    def closed(self) -> bool:
+        """Whether this handle can no longer be used, here: it was closed, or this is a forked child."""
+        return self.ledger.closed
+
     def close(self) -> None:
         """Give up all files. May be called again; any other call raises VaultClosed from now on."""
         self.exact.close()
