@@ -53,7 +53,7 @@ __all__ = [
     "normalised",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 """Version of the JSON form of a cube. A reader refuses a greater one."""
 
 Moment = Annotated[datetime, AfterValidator(as_utc)]

@@ -94,13 +94,20 @@ class MemOS:
             MissingExtra: The embedder or index needs a package that is not installed.
         """
         clock = clock or SystemClock()
-        vault = MemVault.open(
-            path, embedder=resolved_embedder(embedder), index=index, clock=clock, on_event=on_event
-        )
+        vault = MemVault.open(path, embedder=resolved_embedder(embedder), index=index, clock=clock, on_event=on_event)
         limits = limits or Limits()
         given = {"max_text_chars": max_text_chars, "max_bytes": max_bytes}
         limits = Limits(**{**limits.model_dump(), **{key: value for key, value in given.items() if value is not None}})
-        return cls(wire(vault, engine, MemGovernance(clock=clock, limits=limits), scheduler, fusion, on_event))
+        return cls(
+            wire(
+                vault,
+                MemGovernance(clock=clock, limits=limits),
+                engine,
+                scheduler=scheduler,
+                fusion=fusion,
+                emit=on_event,
+            )
+        )
 
     def scope(self, user: str, *, agent: str | None = None, session: str | None = None) -> Scope:
         """Return the memory of a user, bound further to an agent or a session if they are named.
@@ -197,8 +204,9 @@ def resolved_embedder(embedder: Embedder | str | None) -> Embedder | None:
 
 def wire(
     vault: MemVault,
-    engine: Engine | None,
     governance: MemGovernance,
+    engine: Engine | None,
+    *,
     scheduler: MemScheduler | None,
     fusion: Fusion | None,
     emit: Callable[[Event], None],
@@ -210,7 +218,7 @@ def wire(
     scheduler = scheduler or MemScheduler()
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
-        return ScopeActivations(vault, governance, ids, principal, sources, emit)
+        return ScopeActivations(vault, governance, principal, sources, ids=ids, emit=emit)
 
     chat = ChatPipeline(
         engine=engine,

@@ -88,7 +88,11 @@ class Principal:
 
 
 VARIABLE = re.compile(r"\{(\w+)\}")
-LEVELS = {"users": "user", "user": "user", "agents": "agent", "agent": "agent", "sessions": "session", "session": "session"}
+LEVELS = {"users": "user", "agents": "agent", "sessions": "session"} | {
+    "user": "user",
+    "agent": "agent",
+    "session": "session",
+}
 
 
 def principal_of(namespace: Sequence[str], values: Mapping[str, object]) -> Principal:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -27,6 +27,7 @@ __all__ = [
     "Reply",
     "ReplyChunk",
     "Turn",
+    "TurnFields",
     "Usage",
     "VersionRecord",
 ]
@@ -72,6 +73,26 @@ class Turn(BaseModel):
     language: str | None = None
     sensitivity: Sensitivity = Sensitivity.INTERNAL
     trust: Trust = Trust.NORMAL
+
+
+class TurnFields(TypedDict, total=False):
+    """The fields of ``Turn`` besides its text, as keyword arguments."""
+
+    speaker: str | None
+    role: str | None
+    session: str | None
+    at: datetime | None
+    ref: str | None
+    uri: str | None
+    title: str | None
+    kind: str
+    tags: Sequence[str]
+    ttl_seconds: float | None
+    valid_from: datetime | None
+    valid_until: datetime | None
+    language: str | None
+    sensitivity: Sensitivity
+    trust: Trust
 
 
 class Message(BaseModel):
@@ -202,6 +223,13 @@ class Hit:
     def header(self) -> Header:
         return self.cube.header
 
+    @property
+    def metadata(self) -> dict[str, JsonValue]:
+        """Where it comes from, as JSON values and without empty fields: speaker, session, at, ref, uri, tags ..."""
+        what = self.header.descriptive
+        fields = {**what.source.model_dump(mode="json"), "kind": what.kind, "tags": list(what.tags)}
+        return {name: value for name, value in fields.items() if value not in (None, [])}
+
 
 Inject = Literal["off", "text", "kv", "lora", "auto"]
 """How memory is to enter the model; see ``Scope.chat``."""
@@ -312,6 +340,22 @@ class Reply:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def report(self) -> dict[str, JsonValue]:
+        """What memory did in this reply and what it took, as JSON values. Holds ids, never the text of a memory."""
+        return {
+            "inject": self.plan.inject,
+            "cube_ids": list(self.plan.cube_ids),
+            "placed": {m.cube.id: str(m.placed or m.preferred) for m in self.plan.memories},
+            "prefix_cube_id": self.plan.prefix_cube_id,
+            "notes": list(self.plan.notes),
+            "prompt_tokens": self.usage.prompt_tokens,
+            "memory_tokens": self.usage.memory_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "ttft_seconds": self.usage.ttft_seconds,
+            "total_seconds": self.usage.total_seconds,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyChunk:
@@ -347,5 +391,3 @@ class Erasure:
     at: datetime
     complete: bool = True
     pending: tuple[str, ...] = ()
-
-

@@ -29,7 +29,19 @@ from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.operator import found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
-from memos_core.records import Erasure, Hit, MemoryCall, Message, Page, Receipt, Reply, ReplyChunk, Turn, VersionRecord
+from memos_core.records import (
+    Erasure,
+    Hit,
+    MemoryCall,
+    Message,
+    Page,
+    Receipt,
+    Reply,
+    ReplyChunk,
+    Turn,
+    TurnFields,
+    VersionRecord,
+)
 from memos_core.render import render_block
 
 if TYPE_CHECKING:
@@ -95,16 +107,16 @@ class Scope:
 
     # Write
 
-    def add(self, text: str, **fields: Any) -> Receipt:
+    def add(self, text: str, **fields: Unpack[TurnFields]) -> Receipt:
         """Remember one text. ``fields`` are those of ``Turn``: speaker, session, at, ref, tags, ttl_seconds ...
 
         Raises:
             InvalidMemory: The text or a field cannot be a memory.
             ScopeConflict: ``session`` is not the scope's own.
         """
-        return self.add_many([{"text": text, **fields}], _single=True)[0]
+        return self._add([as_turn({"text": text, **fields}, None)])[0]
 
-    def add_many(self, items: Sequence[Turn | Mapping[str, Any] | str], *, _single: bool = False) -> builtins.list[Receipt]:
+    def add_many(self, items: Sequence[Turn | Mapping[str, Any] | str]) -> builtins.list[Receipt]:
         """Remember many, in one transaction and one embedding batch; a receipt for each, in order.
 
         Args:
@@ -113,7 +125,9 @@ class Scope:
         Raises:
             InvalidMemory: One cannot be a memory; its ``index`` tells which, and nothing was written.
         """
-        turns = [as_turn(item, None if _single else number) for number, item in enumerate(items)]
+        return self._add([as_turn(item, number) for number, item in enumerate(items)])
+
+    def _add(self, turns: Sequence[Turn]) -> builtins.list[Receipt]:
         if not turns:
             return []
         receipts = self._layers.operator.add(self._principal, turns)

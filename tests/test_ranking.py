@@ -30,11 +30,7 @@ def slow_bm25(documents: list[Document], total: int, mean: float) -> dict[int, f
     return scores
 
 
-@given(
-    st.lists(
-        st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), min_size=1), min_size=1, max_size=6
-    )
-)
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), min_size=1), min_size=1, max_size=6))
 def test_bm25_equals_its_definition(counts: list[dict[str, int]]) -> None:
     documents = [Document(number, sum(c.values()) + 3, c) for number, c in enumerate(counts)]
     mean = sum(document.length for document in documents) / len(documents)

@@ -25,7 +25,10 @@ def cube(text: str, *, speaker: str | None = None, at: datetime | None = None, n
 
 def test_a_memory_names_its_source() -> None:
     block = render_block(
-        [cube("Let's meet on Friday.", speaker="Ben", at=datetime(2026, 3, 2, 9, 30)), cube("My cat is called Biscuit.")]
+        [
+            cube("Let's meet on Friday.", speaker="Ben", at=datetime(2026, 3, 2, 9, 30)),
+            cube("My cat is called Biscuit."),
+        ]
     )
     assert block.text.splitlines() == [
         NOTES_V1.heading,

@@ -158,8 +158,12 @@ class Engine(ABC):
         """What this engine can do. May load the model's configuration, never its weights."""
 
     @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids that the model's own tokenizer makes of ``text``, without special ones."""
+
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens the model's own tokenizer makes of ``text``, without special ones."""
+        """Return how many ids ``encode`` gives."""
+        return len(self.encode(text))
 
     @abstractmethod
     def stream(self, request: EngineRequest) -> Iterator[ReplyChunk]:

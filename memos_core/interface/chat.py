@@ -98,9 +98,7 @@ class ChatCall:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if any(not isinstance(item, str) or not item for item in stop):
             raise InvalidInput("a stop string must be a str that is not empty")
-        return GenerationOptions(
-            max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, stop=stop
-        )
+        return GenerationOptions(max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, stop=stop)
 
 
 class ChatPipeline:
@@ -155,9 +153,7 @@ class ChatPipeline:
             tools=call.tools,
         )
 
-    def plan(
-        self, principal: Principal, messages: Sequence[Message], call: ChatCall, engine: Engine
-    ) -> InjectionPlan:
+    def plan(self, principal: Principal, messages: Sequence[Message], call: ChatCall, engine: Engine) -> InjectionPlan:
         """Return which memories the request carries: those named, or the best that a search finds."""
         if call.inject == "off":
             return InjectionPlan(inject="off", notes=("memory is off",))
@@ -169,9 +165,7 @@ class ChatPipeline:
             budget = default_budget(engine.capabilities.context_window)
         asked = self.reader.parse(messages, max_tokens=budget)
         hits = self.operator.search(principal, asked) if asked else []
-        return self.scheduler.plan(
-            hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens
-        )
+        return self.scheduler.plan(hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens)
 
     def named(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
         """Return the cubes of these ids, which must all be visible and text."""

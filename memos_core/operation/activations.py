@@ -39,9 +39,10 @@ class ScopeActivations:
         self,
         vault: MemVault,
         governance: MemGovernance,
-        ids: UlidFactory,
         principal: Principal,
         sources: Sequence[MemCube],
+        *,
+        ids: UlidFactory,
         emit: Callable[[Event], None],
     ) -> None:
         self.vault = vault

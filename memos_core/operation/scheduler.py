@@ -29,9 +29,7 @@ class MemScheduler:
     turn, and what is new is more likely to come late.
     """
 
-    def __init__(
-        self, *, selection: SelectionPolicy | None = None, preference: PreferencePolicy | None = None
-    ) -> None:
+    def __init__(self, *, selection: SelectionPolicy | None = None, preference: PreferencePolicy | None = None) -> None:
         self.selection = selection or GreedySelection()
         self.preference = preference or ReusePreference()
 
@@ -52,9 +50,7 @@ class MemScheduler:
             budget_tokens=budget_tokens,
         )
 
-    def plan_exactly(
-        self, cubes: Sequence[MemCube], *, inject: Inject, count_tokens: CountTokens
-    ) -> InjectionPlan:
+    def plan_exactly(self, cubes: Sequence[MemCube], *, inject: Inject, count_tokens: CountTokens) -> InjectionPlan:
         """Return the plan for memories that the caller named: all of them, in the same order as ever."""
         items = [
             Candidate(cube, line_tokens(cube, count_tokens), 1.0, "named by the caller")

@@ -7,6 +7,7 @@ dictionary and finds any substring of two characters or more.
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import unicodedata
@@ -36,10 +37,16 @@ STEMMERS = (
 )
 
 STOP_WORDS = frozenset(
-    "a about after all also am an and any are as at be been before being but by can could did do does doing done for "
-    "from get got had has have having he her hers him his how i if in into is it its just me more most my no not of "
-    "on or our ours out over she should so some such than that the their theirs them then there these they this those "
-    "to too up very was we were what when where which while who whom whose why will with would you your yours".split()
+    re.findall(
+        r"\w+",
+        """
+        a about after all also am an and any are as at be been before being but by can could did do does doing done
+        for from get got had has have having he her hers him his how i if in into is it its just me more most my no
+        not of on or our ours out over she should so some such than that the their theirs them then there these they
+        this those to too up very was we were what when where which while who whom whose why will with would you
+        your yours
+        """,
+    )
 )
 """English words that carry no subject. Left out of questions only, unless a question has no others."""
 
@@ -77,7 +84,7 @@ def spaced(text: str) -> Iterator[str]:
 
 def pairs(run: str) -> Iterator[str]:
     yield from run
-    for left, right in zip(run, run[1:], strict=False):
+    for left, right in itertools.pairwise(run):
         yield left + right
 
 
