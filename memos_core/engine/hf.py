@@ -101,8 +101,8 @@ class HFEngine(Engine):
         """Digest of what this engine's KV depends on besides the tokens. Loads the model."""
         return self._loaded.fingerprint
 
-    def count_tokens(self, text: str) -> int:
-        return len(self._loaded.tokens.encode(text)[0])
+    def encode(self, text: str) -> list[int]:
+        return list(self._loaded.tokens.encode(text)[0])
 
     def stream(self, request: EngineRequest) -> Iterator[ReplyChunk]:
         work = self._resolve(request)
