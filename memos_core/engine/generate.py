@@ -105,17 +105,15 @@ def generate(loaded: LoadedModel, work: Work) -> Generator[str, None, Outcome]:
     reply = Writer(loaded, work)
     token = reply.sampler.pick(session.logits)
     first = time.perf_counter()
-    while (piece := reply.add(token)) is not None:
-        yield piece
+    while token not in loaded.end_ids:
+        yield reply.add(token)
         if reply.finished:
             break
         session.feed([token])
         token = reply.sampler.pick(session.logits)
     yield reply.flush()
     ttft, total = first - started, time.perf_counter() - started
-    return Outcome(
-        "".join(reply.pieces), reply.count, reply.finish_reason, ttft, total, built, build_seconds
-    )
+    return Outcome("".join(reply.pieces), reply.count, reply.finish_reason, ttft, total, built, build_seconds)
 
 
 class Writer:
@@ -123,7 +121,6 @@ class Writer:
 
     def __init__(self, loaded: LoadedModel, work: Work) -> None:
         self.sampler = Sampler(work.request.options)
-        self.end_ids = loaded.end_ids
         self.max_tokens = work.max_tokens
         self.count = 0
         self.pieces: list[str] = []
@@ -135,13 +132,11 @@ class Writer:
     def finished(self) -> bool:
         return self._stops.found or self.count == self.max_tokens
 
-    def add(self, token: int) -> str | None:
-        """Return the text that became safe to show; None if the token ends the turn."""
-        if token in self.end_ids:
-            return None
+    def add(self, token: int) -> str:
+        """Return the text that became safe to show."""
         self.count += 1
         piece = self._keep(self._stops.add(self._detokenizer.add(token)))
-        if self.finished and not self._stops.found:
+        if self.count == self.max_tokens and not self._stops.found:
             self.finish_reason = "length"
         return piece
 
@@ -150,9 +145,6 @@ class Writer:
         if self._stops.found:
             return ""
         text = self._stops.add(self._detokenizer.flush())
-        if self._stops.found:
-            self.finish_reason = "stop"
-            return self._keep(text)
         return self._keep(text + self._stops.flush())
 
     def _keep(self, text: str) -> str:

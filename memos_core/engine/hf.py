@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import time
@@ -17,18 +18,16 @@ from memos_core.engine.generate import Outcome, build, generate
 from memos_core.engine.kv.codec import RAW, KVBlob, as_token_ids, encode, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
+from memos_core.engine.prompt import PROBE
 from memos_core.engine.resolve import Work, find_prefix, resolve, room, settle
 from memos_core.engine.worker import Done, Failed, Piece, Worker
 from memos_core.errors import InjectionUnavailable, InvalidInput, VaultError
-from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk, Usage
+from memos_core.records import InjectionPlan, Placement, Reply, ReplyChunk, Usage
 from memos_core.render import MemoryBlock
 
 __all__ = ["HFEngine"]
 
 DEFAULT_KV_BYTES = 2 * 2**30
-PROBE = Message(role="user", content="?")
-"""The chat with which a memory prefix is computed ahead; whatever follows memory in it is cut off."""
-
 Event = Piece | Done | Failed
 
 
@@ -135,8 +134,7 @@ class HFEngine(Engine):
         session, blob, seconds = self._run(build(self._loaded, work))
         del session
         if blob is None:
-            reason = "the model's cache does not hold the keys and values of every token"
-            raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, reason))
+            raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, "the model's cache lost tokens of it"))
         return self._built(work, blob, seconds)
 
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
@@ -145,25 +143,28 @@ class HFEngine(Engine):
 
     def close(self) -> None:
         self._worker.close()
+        self._prefix_cache = None
 
     def _prefixes(self) -> PrefixCache:
-        forked = self._pid != os.getpid()
-        if self._prefix_cache is None or forked:
-            # A forked child begins with an empty one: the lock of the inherited one may be held for ever.
+        if self._pid != os.getpid():
+            # Locks that other threads held at the fork stay locked for ever in the child.
+            self._loaded.after_fork()
+            self._prefix_cache, self._pid = None, os.getpid()
+        if self._prefix_cache is None:
             self._prefix_cache = PrefixCache(self._kv_memory_bytes, self._loaded.window)
-            self._pid = os.getpid()
         return self._prefix_cache
 
     def _resolve(self, request: EngineRequest) -> Work:
-        work = resolve(self._loaded, self._prefixes(), request)
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
-        return work
+        return resolve(self._loaded, self._prefixes(), request)
 
     def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
         refusal = self._loaded.refusal
         prompt = self._loaded.prompts.build([PROBE], block)
         if refusal is None and not prompt.memory_end:
             refusal = "the chat template changes the memory block"
+        if refusal is None and not self._loaded.layout:
+            refusal = "the model's cache does not hold the keys and values of every token"
         if refusal is not None:
             raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, refusal))
         prompt = replace(prompt, token_ids=prompt.token_ids[: prompt.memory_end])
@@ -223,7 +224,7 @@ class HFEngine(Engine):
             # The answer is there; that its KV could not be stored costs time later and nothing else.
             return None, [f"the KV that was built could not be stored: {error}"]
         if cube_id is None:
-            return None, ["the KV that was built was not kept: a memory in it has changed or gone, or the quota is full"]
+            return None, ["the KV was not kept: a memory in it has changed or gone, or the quota is full"]
         self._prefixes().keep(activations.owner, cube_id, outcome.built)
         return cube_id, []
 
@@ -236,7 +237,8 @@ class LoopInbox:
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
 
     def put(self, item: Event) -> None:
-        if not self._loop.is_closed():
+        # The loop may have ended without waiting for this request; then nobody wants the item any more.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
     async def get(self) -> Event:

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
-from memos_core.engine.kv.cache import narrowest_window, refusal
+from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, refusal
 from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
 from memos_core.engine.prompt import PromptBuilder
 from memos_core.engine.tokens import Tokens
-from memos_core.errors import ModelNotFound, UnsupportedOption
+from memos_core.errors import InvalidInput, ModelNotFound
 
 __all__ = ["BUNDLED", "FolderSource", "LoadedModel", "MemorySource", "Source", "shared_model"]
 
@@ -55,7 +55,7 @@ class Source(ABC):
 
 
 class MemorySource(Source):
-    """A model that the caller has loaded already. It is used where it is, and not changed."""
+    """A model that the caller has loaded already. It is used where it is; only dropout is switched off."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         self.name = name
@@ -69,9 +69,7 @@ class MemorySource(Source):
         return self._tokenizer
 
     def model(self) -> Any:
-        if self._model.training:
-            raise UnsupportedOption("the model is in training mode, where dropout makes answers random: call .eval()")
-        return self._model
+        return self._model.eval()
 
     def weights_digest(self, model: Any) -> str:
         return module_digest(model)
@@ -93,7 +91,7 @@ class FolderSource(Source):
         self.name = location
         self.location = locate(location)
         self.device = pick_device(device)
-        self.dtype = dtype
+        self.dtype = dtype if dtype == "auto" else as_dtype(dtype)
         self.attention = attention
         self.trust_remote_code = trust_remote_code
 
@@ -172,6 +170,12 @@ class LoadedModel:
         return made
 
     @property
+    def layout(self) -> tuple[Layout, ...] | None:
+        """What each layer keeps of a token; None if that is not keys and values. Loads the model."""
+        made: tuple[Layout, ...] | None = self._once("layout", lambda: probe_layout(self.model))
+        return made
+
+    @property
     def window(self) -> int | None:
         """Narrowest sliding window, in tokens."""
         made: int | None = self._once("window", lambda: narrowest_window(self.config))
@@ -225,6 +229,10 @@ class LoadedModel:
             attention=str(self.model.config._attn_implementation),
         )
 
+    def after_fork(self) -> None:
+        """Replace the lock: a thread that held it in the parent process does not exist in this one."""
+        self._lock = threading.RLock()
+
     def _once(self, part: str, make: Callable[[], Any]) -> Any:
         if part not in self._parts:
             with self._lock:
@@ -266,6 +274,14 @@ def pick_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the torch dtype of that name. Raises ``InvalidInput`` for a name that is none."""
+    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype):
+        raise InvalidInput(f"{dtype!r} names no torch dtype; use float32, bfloat16, float16 or auto")
+    return named
 
 
 def config_dtype(config: Any) -> torch.dtype:

@@ -16,9 +16,12 @@ from jinja2 import TemplateError
 from memos_core.engine.tokens import Tokens, common_prefix
 from memos_core.errors import UnsupportedOption
 from memos_core.records import Message
-from memos_core.render import MemoryBlock, with_memory
+from memos_core.render import NOTES_V1, MemoryBlock, with_memory
 
-__all__ = ["PLAIN_V1", "PlainTemplate", "Prompt", "PromptBuilder"]
+__all__ = ["PLAIN_V1", "PROBE", "PlainTemplate", "Prompt", "PromptBuilder"]
+
+PROBE = Message(role="user", content="?")
+"""The chat with which a memory prefix is computed ahead; whatever follows memory in it is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Prompt:
     Attributes:
         token_ids: All of it.
         memory_end: Tokens from the start to the end of the memory block; 0 if there is none or it was not found.
+        opens: Whether nothing of the chat itself stands before memory, so that any chat may begin like this.
         ends: Cube id to the tokens from the start to the end of that memory.
         stop: Further stop strings that the template asks for.
         notes: What was done to make the template take it.
@@ -62,6 +66,7 @@ class Prompt:
 
     token_ids: tuple[int, ...]
     memory_end: int = 0
+    opens: bool = False
     ends: tuple[tuple[str, int], ...] = ()
     stop: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -72,12 +77,12 @@ class PromptBuilder:
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
-        self.has_template = tokens.chat_template is not None
+        self.has_template = tokens.chat_template() is not None
 
     @property
     def template(self) -> str:
         """Source of the chat template in use."""
-        return self.tokens.chat_template or PLAIN_V1.source
+        return self.tokens.chat_template() or PLAIN_V1.source
 
     def build(
         self, messages: Sequence[Message], block: MemoryBlock, tools: Sequence[dict[str, Any]] | None = None
@@ -98,7 +103,14 @@ class PromptBuilder:
         if not self.has_template and tools:
             notes += ("the model has no chat template, so it is not shown the tools",)
         stop = () if self.has_template else PLAIN_V1.stop
-        return Prompt(tuple(ids), max(counts, default=0), ends, stop, notes)
+        opens = start >= 0 and rendered[:start] == self.opening(tools)
+        return Prompt(tuple(ids), max(counts, default=0), opens, ends, stop, notes)
+
+    def opening(self, tools: Sequence[dict[str, Any]] | None) -> str:
+        """Return what the template writes before the memory of a chat that has only just begun."""
+        mark = MemoryBlock(text=NOTES_V1.heading)
+        rendered, _ = self.render(with_memory([PROBE], mark), mark, tools)
+        return rendered[: max(0, rendered.find(mark.text))]
 
     def neutral_block(self, block: MemoryBlock) -> MemoryBlock:
         text, ends = self.tokens.neutralise(block.text, block.ends)
@@ -114,7 +126,7 @@ class PromptBuilder:
     def tokenise(self, rendered: str, offsets: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the ids of ``rendered``, and for each character offset the tokens that end at or before it."""
         # A chat template writes every special token itself, as apply_chat_template(tokenize=True) takes for granted.
-        bos = [] if self.has_template else self.tokens.leading_bos()
+        bos = [] if self.has_template else list(self.tokens.leading_bos)
         ids, ends = self.tokens.encode(rendered)
         if ends is None:
             counts = [common_prefix(ids, self.tokens.encode(rendered[:offset])[0]) for offset in offsets]
@@ -144,9 +156,9 @@ class PromptBuilder:
 
     def apply(self, chat: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> str:
         rendered = self.tokens.tokenizer.apply_chat_template(
-            [message.model_dump() for message in chat],
+            [message.model_dump(exclude_none=True) for message in chat],
             tools=list(tools) if tools else None,
-            chat_template=self.template,
+            chat_template=self.tokens.chat_template(tools=bool(tools)) or PLAIN_V1.source,
             tokenize=False,
             add_generation_prompt=True,
         )

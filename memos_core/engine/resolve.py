@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
-from memos_core.engine.kv.cache import fits
+from memos_core.engine.kv.cache import layer_types, misfit
 from memos_core.engine.kv.codec import KVBlob, TokenIds, as_token_ids, decode
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import LoadedModel
@@ -85,14 +85,20 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest) 
     if obstacle is None and request.activations is not None and block.text:
         mark = loaded.fingerprint
         reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids)
-        build_to = prompt.memory_end if wants_building(request.plan) and reuse.length < prompt.memory_end else 0
-    fallback = obstacle or "no stored KV covers it"
-    if inject == "kv" and obstacle is None and block.text and not prompt.memory_end:
-        fallback = "its place in the prompt is unknown, since the chat template changes it"
-        if not reuse.length:
-            refuse_if_strict(request, fallback)
+        missing = prompt.memory_end if reuse.length < prompt.memory_end else 0
+        build_to = missing if prompt.opens and wants_building(request.plan) else 0
+    fallback = obstacle or misplaced(prompt) or "no stored KV covers it"
+    if not build_to and reuse.length < max(prompt.memory_end, 1):
+        refuse_if_strict(request, misplaced(prompt))
     seconds = time.perf_counter() - started
     return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds)
+
+
+def misplaced(prompt: Prompt) -> str | None:
+    """Return why no KV of the memory in ``prompt`` can be kept for other chats, or None if it can."""
+    if not prompt.memory_end:
+        return "its place in the prompt is unknown, since the chat template changes it"
+    return None if prompt.opens else "the chat template puts it behind a part of the chat"
 
 
 def kv_obstacle(loaded: LoadedModel, request: EngineRequest) -> str | None:
@@ -104,7 +110,9 @@ def kv_obstacle(loaded: LoadedModel, request: EngineRequest) -> str | None:
         return "no adapter"
     if loaded.refusal is not None:
         return f"the KV of this model cannot be reused: {loaded.refusal}"
-    return "no store of KV caches was given" if request.activations is None else None
+    if request.activations is None:
+        return "no store of KV caches was given"
+    return None if loaded.layout else "the model's cache does not hold the keys and values of every token"
 
 
 def refuse_if_strict(request: EngineRequest, obstacle: str | None) -> None:
@@ -165,9 +173,9 @@ def fetch(loaded: LoadedModel, activations: ActivationStore, stored: StoredActiv
     """Read and check one blob, and put it on the model's device."""
     address = stored.payload.blob.address
     blob = decode(activations.read(address), stored.payload)
-    misfit = fits(blob, loaded.model.config, loaded.model.dtype)
-    if misfit is not None:
-        raise BlobDamaged(address, misfit)
+    reason = misfit(blob, loaded.layout or (), layer_types(loaded.config))
+    if reason is not None:
+        raise BlobDamaged(address, reason)
     return blob.to(loaded.model.device)
 
 

@@ -35,7 +35,7 @@ class Sampler:
         if options.seed is None:
             self.generator.seed()
         else:
-            self.generator.manual_seed(options.seed)
+            self.generator.manual_seed(options.seed % 2**63)
 
     def pick(self, logits: torch.Tensor) -> int:
         """Return the id of the next token. ``logits``: ``[vocabulary]``, any dtype and device."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from memos_core.engine.kv.fingerprint import tokenizer_digest
@@ -11,6 +13,7 @@ from memos_core.engine.kv.fingerprint import tokenizer_digest
 __all__ = ["Encoding", "Tokens", "common_prefix"]
 
 JOINER = "\u200d"
+REPLACEMENT = "\ufffd"
 Encoding = tuple[list[int], list[int] | None]
 """Token ids, and for each the character offset at which it ends; None where the tokenizer does not tell."""
 
@@ -27,13 +30,16 @@ class Tokens:
         self._backend = private_backend(tokenizer)
         self.digest = tokenizer_digest(tokenizer)
         self.reserved = reserved_strings(tokenizer)
+        self.leading_bos = leading_bos(tokenizer)
         self._pattern = re.compile("|".join(map(re.escape, self.reserved))) if self.reserved else None
+        # Only a normaliser can make a special token out of other characters (full-width ones, for example).
+        self._control = self._control_ids() if self._backend is not None and self._backend.normalizer else frozenset()
 
-    @property
-    def chat_template(self) -> str | None:
+    def chat_template(self, *, tools: bool = False) -> str | None:
+        """Return the source of the model's template; of several named ones that for ``tools``, or the default."""
         template = self.tokenizer.chat_template
-        if isinstance(template, dict):  # several named ones
-            template = template.get("default")
+        if isinstance(template, dict):
+            template = template.get("tool_use" if tools and "tool_use" in template else "default")
         return template if isinstance(template, str) else None
 
     def encode(self, text: str) -> Encoding:
@@ -45,14 +51,7 @@ class Tokens:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ``token_ids`` without special tokens."""
-        return str(
-            self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
-
-    def leading_bos(self) -> list[int]:
-        """Return the beginning-of-sequence token where this tokenizer sets one before plain text."""
-        bos = self.tokenizer.bos_token_id
-        return [bos] if bos is not None and list(self.tokenizer.encode(""))[:1] == [bos] else []
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def neutralise(self, text: str, ends: Sequence[int] = ()) -> tuple[str, tuple[int, ...]]:
         """Return ``text`` in which no special token is spelt out, and ``ends`` (character offsets) moved along.
@@ -60,12 +59,43 @@ class Tokens:
         An invisible joiner goes after the first character of each such string, so that people read the same and the
         tokenizer sees ordinary characters.
         """
-        moved = list(ends)
-        while self._pattern is not None and (match := self._pattern.search(text)):
-            cut = match.start() + 1
-            text = text[:cut] + JOINER + text[cut:]
-            moved = [end + 1 if end >= cut else end for end in moved]
-        return text, tuple(moved)
+        moved = tuple(ends)
+        while cuts := self._spelt_out(text):
+            text, moved = split_at(text, cuts, JOINER, moved)
+        for mark in (JOINER, " ", REPLACEMENT):  # a normaliser may drop the joiner too
+            if not (cuts := self._made_by_normaliser(text)):
+                break
+            text, moved = split_at(text, cuts, mark, moved)
+        return text, moved
+
+    def _spelt_out(self, text: str) -> list[int]:
+        """Return the offset after the first character of each string that is a special token."""
+        return [match.start() + 1 for match in self._pattern.finditer(text)] if self._pattern else []
+
+    def _made_by_normaliser(self, text: str) -> list[int]:
+        """Return the offset after the first character of each span that becomes a special token all the same."""
+        if not self._control:
+            return []
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [start + 1 for token_id, (start, _) in pairs if token_id in self._control]
+
+    def _control_ids(self) -> frozenset[int]:
+        ids = (self._backend.token_to_id(text) for text in self.reserved)
+        return frozenset(token_id for token_id in ids if token_id is not None)
+
+
+def split_at(text: str, cuts: Sequence[int], mark: str, ends: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+    """Return ``text`` with ``mark`` put in at each of ``cuts`` (rising offsets), and ``ends`` moved along."""
+    edges = [0, *cuts, len(text)]
+    pieces = [text[start:end] for start, end in pairwise(edges)]
+    return mark.join(pieces), tuple(end + len(mark) * bisect_left(cuts, end) for end in ends)
+
+
+def leading_bos(tokenizer: Any) -> tuple[int, ...]:
+    """Return the beginning-of-sequence token where ``tokenizer`` sets one before plain text."""
+    bos = tokenizer.bos_token_id
+    return (bos,) if bos is not None and list(tokenizer.encode(""))[:1] == [bos] else ()
 
 
 def private_backend(tokenizer: Any) -> Any:

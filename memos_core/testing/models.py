@@ -38,6 +38,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "head_dim": 32,
             "layer_types": ["sliding_attention", "full_attention"],
             "query_pre_attn_scalar": 32,
+            "tie_word_embeddings": False,
         },
     ),
     "gpt_neox": ("GPTNeoXConfig", {"num_key_value_heads": None}),

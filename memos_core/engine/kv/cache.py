@@ -7,15 +7,26 @@ cache that transformers makes from it, not off a list of names.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, get_layer_types_and_kwargs
 
-from memos_core.engine.kv.codec import KVBlob, TokenIds
+from memos_core.engine.kv.codec import KVBlob, TokenIds, as_token_ids
 
-__all__ = ["container", "fits", "layer_types", "narrowest_window", "new_cache", "refusal", "snapshot"]
+__all__ = [
+    "Layout",
+    "container",
+    "layer_types",
+    "misfit",
+    "narrowest_window",
+    "new_cache",
+    "probe_layout",
+    "refusal",
+    "snapshot",
+]
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -42,9 +53,12 @@ def refusal(config: Any) -> str | None:
 
 def rope_types(text_config: Any) -> set[str]:
     """Return the names of the rotary schemes in use; a model may have one for each layer type."""
-    parameters = getattr(text_config, "rope_parameters", None) or {}
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    return {str(each.get("rope_type", "default")) for each in (nested or [parameters])}
+    found = set()
+    for field in ("rope_parameters", "rope_scaling"):
+        parameters = getattr(text_config, field, None) or {}
+        nested = [value for value in parameters.values() if isinstance(value, dict)]
+        found |= {str(each.get("rope_type", each.get("type", "default"))) for each in (nested or [parameters])}
+    return found
 
 
 def layer_types(config: Any) -> tuple[str, ...]:
@@ -60,8 +74,8 @@ def new_cache(config: Any) -> DynamicCache:
 
 def narrowest_window(config: Any) -> int | None:
     """Return the smallest sliding window among the layers, in tokens; None where all see everything."""
-    windows = [layer.sliding_window for layer in new_cache(config).layers if isinstance(layer, DynamicSlidingWindowLayer)]
-    return min(windows, default=None)
+    layers = new_cache(config).layers
+    return min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=None)
 
 
 def container(config: Any, blob: KVBlob, length: int) -> DynamicCache:
@@ -106,18 +120,54 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if whole else tensor.clone()
 
 
-def fits(blob: KVBlob, config: Any, dtype: torch.dtype) -> str | None:
-    """Return why ``blob`` is not of the shape that a model with this configuration makes, or None if it is."""
-    text = config.get_text_config(decoder=True)
-    if blob.layer_types != layer_types(config):
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What one layer of a model keeps for each token.
+
+    Attributes:
+        kv_heads: Heads of keys and values.
+        key_dim: Length of a key.
+        value_dim: Length of a value.
+        window: Sliding window in tokens; None: everything is kept.
+    """
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    window: int | None
+
+    def fits(self, keys: torch.Tensor, values: torch.Tensor, tokens: int) -> bool:
+        """Tell whether these are the ``keys`` and ``values`` that this layer keeps of ``tokens`` tokens."""
+        held = tokens if self.window is None else min(tokens, self.window - 1)
+        shapes_fit = tuple(keys.shape) == (self.kv_heads, held, self.key_dim) and tuple(values.shape) == (
+            self.kv_heads,
+            held,
+            self.value_dim,
+        )
+        return shapes_fit and keys.dtype == values.dtype == self.dtype
+
+
+@torch.inference_mode()
+def probe_layout(model: Any) -> tuple[Layout, ...] | None:
+    """Return what each layer of ``model`` keeps, found by computing one token; None if it keeps anything else."""
+    cache = new_cache(model.config)
+    model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    blob = snapshot(cache, as_token_ids([0]), "", layer_types(model.config))
+    if blob is None:
+        return None
+    windows = [layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in cache.layers]
+    return tuple(
+        Layout(keys.shape[0], keys.shape[2], values.shape[2], keys.dtype, window)
+        for keys, values, window in zip(blob.keys, blob.values, windows, strict=True)
+    )
+
+
+def misfit(blob: KVBlob, layout: tuple[Layout, ...], types: tuple[str, ...]) -> str | None:
+    """Return why ``blob`` is not what a model with this layout makes, or None if it is."""
+    if blob.layer_types != types or len(blob.keys) != len(layout):
         return "its layers are of other types than the model's"
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    for layer, keys, values in zip(new_cache(config).layers, blob.keys, blob.values, strict=True):
-        window = layer.sliding_window - 1 if isinstance(layer, DynamicSlidingWindowLayer) else blob.tokens
-        expected = (heads, min(window, blob.tokens), head_dim)
-        if tuple(keys.shape) != expected or tuple(values.shape) != expected:
-            return f"its tensors have the shape {tuple(keys.shape)}, not {expected}"
-        if keys.dtype != dtype or values.dtype != dtype:
-            return f"its tensors are {keys.dtype}, not {dtype}"
+    for index, (layer, keys, values) in enumerate(zip(layout, blob.keys, blob.values, strict=True)):
+        if not layer.fits(keys, values, blob.tokens):
+            return f"layer {index} has keys of {tuple(keys.shape)} {keys.dtype}, which this model does not make"
     return None

@@ -105,7 +105,7 @@ def encode(blob: KVBlob) -> bytes:
 def checksum(tensor: torch.Tensor) -> int:
     # CRC-32 and not sha256: a hit from disk would spend more on sha256 than on reading, and the store's own
     # address already is a sha256 over the whole file.
-    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy())
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def decode(data: bytes, payload: ActivationPayload) -> KVBlob:
@@ -163,7 +163,7 @@ class Frame:
             metadata = header.pop("__metadata__")
             record = parse_record(metadata)
             spans = {name: span(entry, base, len(data)) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BlobDamaged(address, f"its header is unreadable: {error}") from error
         frame = cls(memoryview(data), address, record, spans)
         frame.compare(payload)
@@ -220,6 +220,12 @@ def parse_record(metadata: dict[str, str]) -> dict[str, Any]:
     if hashlib.sha256(metadata["record"].encode()).hexdigest() != metadata["digest"]:
         raise ValueError("the record does not match its digest")
     record: dict[str, Any] = json.loads(metadata["record"])
+    if not (
+        isinstance(record["tokens"], int)
+        and isinstance(record["layer_types"], list)
+        and isinstance(record["checksums"], dict)
+    ):
+        raise ValueError("the record is malformed")
     return record
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memos_core.engine.base import StoredActivation
-from memos_core.engine.kv.codec import KVBlob, TokenIds, read_token_ids
+from memos_core.engine.kv.codec import KVBlob, TokenIds, read_token_ids, token_digest
 
 __all__ = ["PrefixCache"]
 
@@ -75,10 +75,11 @@ class PrefixCache:
         whole = whole_prefixes(stored, token_ids, limit)
         if whole:
             best = whole[-1], whole[-1].payload.token_count
+        examined = {each.cube_id for each in whole}
         reads = 0
         for each in stored:
             reach = min(each.payload.token_count, limit)
-            if each in whole or reach <= (best[1] if best else 0) or not self._divisible(each):
+            if each.cube_id in examined or reach <= (best[1] if best else 0) or not self._divisible(each):
                 continue
             chain = self._known(owner, each)
             if chain is None:
@@ -96,7 +97,7 @@ class PrefixCache:
         key = (owner, stored.cube_id)
         with self._lock:
             blob = self._loaded.get(key)
-            if blob is not None and blob.fingerprint == stored.payload.fingerprint:
+            if blob is not None and same(blob, stored):
                 self._loaded.move_to_end(key)
                 return blob
         blob = make()
@@ -163,9 +164,7 @@ class PrefixCache:
         return chain
 
 
-def whole_prefixes(
-    stored: Sequence[StoredActivation], token_ids: TokenIds, limit: int
-) -> list[StoredActivation]:
+def whole_prefixes(stored: Sequence[StoredActivation], token_ids: TokenIds, limit: int) -> list[StoredActivation]:
     """Return the chains that ``token_ids`` begins with, shortest first, told by their digests alone."""
     found = []
     digest = hashlib.sha256()
@@ -179,6 +178,12 @@ def whole_prefixes(
         if digest.hexdigest() == each.payload.token_digest:
             found.append(each)
     return found
+
+
+def same(blob: KVBlob, stored: StoredActivation) -> bool:
+    """Tell whether ``blob`` is what ``stored`` speaks of: a cube may get other tensors while it is loaded."""
+    payload = stored.payload
+    return blob.fingerprint == payload.fingerprint and token_digest(blob.token_ids) == payload.token_digest
 
 
 def shared_length(left: TokenIds, right: TokenIds, limit: int) -> int:
