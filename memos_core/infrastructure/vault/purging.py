@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, exists, select
 
+from memos_core.errors import VaultBusy
 from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.index import generations
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.vault import MemVault
@@ -22,6 +24,8 @@ def purge(vault: MemVault) -> tuple[str, ...]:
     left = []
     if "blob" in kinds:
         left += delete_blobs(vault)
+    if "index" in kinds:
+        left += rewrite_index(vault)
     if "wal" in kinds:
         left += empty_log(vault)
     return tuple(left)
@@ -46,6 +50,23 @@ def delete_blobs(vault: MemVault) -> list[str]:
                 continue
             connection.execute(delete(p).where(p.c.id == row.id))
     return left
+
+
+def rewrite_index(vault: MemVault) -> list[str]:
+    """Have the index made anew without what was erased: Chroma keeps deleted vectors in its files."""
+    p = schema.pending_erasure
+    with vault.ledger.read() as connection:
+        # Noted before the new generation takes its view of the ledger: what comes later waits for the next one.
+        noted = connection.scalars(select(p.c.id).where(p.c.kind == "index")).all()
+    try:
+        generation = vault.rewrite_index()
+    except VaultBusy:
+        return ["the index still holds erased vectors, because another process is writing it"]
+    if generations.leftovers(vault.root / "index", keep=generation):
+        return ["an old generation of the index could not be deleted, because another process holds it open"]
+    with vault.ledger.write() as connection:
+        connection.execute(delete(p).where(p.c.id.in_(noted)))
+    return []
 
 
 def empty_log(vault: MemVault) -> list[str]:

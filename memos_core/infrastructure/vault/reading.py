@@ -49,6 +49,20 @@ class ReadSession:
         row = self._namespace_row(namespace)
         return 0 if row is None else int(row.revision)
 
+    def moments_passed(self, namespace: str, now: datetime) -> int:
+        """Return how many moments at which a cube expires, begins or ceases to hold lie behind ``now``.
+
+        Between two changes of the namespace, what can be found changes exactly when this number does.
+        """
+        cubes = schema.cubes
+        owned = (
+            cubes.c.namespace_id
+            == select(schema.namespaces.c.id).where(schema.namespaces.c.name == namespace).scalar_subquery()
+        )
+        columns = (cubes.c.expires_at, cubes.c.valid_from, cubes.c.valid_until)
+        counts = [select(func.count()).where(owned, column <= micros(now)).scalar_subquery() for column in columns]
+        return int(self.connection.scalar(select(counts[0] + counts[1] + counts[2])) or 0)
+
     def bytes_used(self, namespace: str) -> int:
         """Return the bytes of all versions of all cubes: texts in UTF-8 and blobs."""
         row = self._namespace_row(namespace)
@@ -254,8 +268,10 @@ class ReadSession:
         A cube without a session has no neighbours.
         """
         c = schema.cubes
-        beside = {"partition_by": (c.c.session, c.c.agent), "order_by": c.c.id}
-        row = select(c.c.id, func.lag(c.c.id).over(**beside), func.lead(c.c.id).over(**beside))
+        within = (c.c.session, c.c.agent)
+        before = func.lag(c.c.id).over(partition_by=within, order_by=c.c.id)
+        after = func.lead(c.c.id).over(partition_by=within, order_by=c.c.id)
+        row = select(c.c.id, before, after)
         asked = set(cube_ids)
         found: dict[str, tuple[str, ...]] = {}
         for sessions in chunks(self._sessions(cube_ids)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from memos_core.cube import MemCube, MemoryType
 from memos_core.embedding.base import Embedder
@@ -83,9 +83,7 @@ def swap(
     erasure.remove_passages(session, [cube.id for cube in cubes], queue=False)
     enter_collection(session, collection, embedder)
     # Whatever index there is holds the old vectors: it is made anew when it is next needed.
-    session.connection.execute(delete(schema.outbox))
-    session.connection.execute(delete(schema.index_state))
-    session.queues = False
+    session.connection.execute(update(schema.index_state).values(generation=""))
     for cube in cubes:
         namespace_id = session._namespace_id(cube.header.governance.namespace)
         session._add_passages(cube.id, namespace_id, passages[cube.id, cube.version], collection)

@@ -253,7 +253,8 @@ index_state = Table(
     metadata,
     Column("name", String, primary_key=True),  # 'chroma'
     Column("generation", String, nullable=False),
-    Column("applied_seq", BigInteger, nullable=False),
+    Column("applied_seq", BigInteger, nullable=False),  # of the outbox
+    Column("applied_passage", BigInteger, nullable=False),  # newest passage that the index holds
 )
 
 pending_erasure = Table(

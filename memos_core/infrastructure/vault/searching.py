@@ -14,7 +14,7 @@ from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.index.base import Place, VectorIndex, load_vectors
 from memos_core.infrastructure.vault.values import PassageHit
 
-__all__ = ["nearest", "place_of", "similarities", "unit"]
+__all__ = ["exceeds", "nearest", "place_of", "similarities", "unit"]
 
 
 def unit(vector: Vector, dimension: int) -> Vector:
@@ -38,6 +38,13 @@ def place_of(connection: Connection, collection_id: int, dimension: int, namespa
     n = schema.namespaces
     namespace_id = connection.scalar(select(n.c.id).where(n.c.name == namespace))
     return None if namespace_id is None else Place(collection_id, namespace_id, dimension)
+
+
+def exceeds(connection: Connection, place: Place, limit: int) -> bool:
+    """Tell whether a place holds more than ``limit`` vectors."""
+    v = schema.vectors
+    own = (v.c.collection_id == place.collection_id, v.c.namespace_id == place.namespace_id)
+    return connection.scalar(select(v.c.passage_id).where(*own).offset(limit).limit(1)) is not None
 
 
 def nearest(

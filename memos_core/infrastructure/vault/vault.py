@@ -18,12 +18,13 @@ from sqlalchemy import Connection, Row, func, select
 
 from memos_core.clock import Clock, SystemClock
 from memos_core.embedding.base import Embedder, Vector
-from memos_core.errors import EmbedderMismatch, InvalidInput
+from memos_core.errors import EmbedderMismatch, InvalidInput, MissingExtra
 from memos_core.events import Event, EventHook, ignore_event
 from memos_core.infrastructure.vault import purging, reembedding, schema, searching, verification
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import matching
-from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex
+from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex, generations
+from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
 from memos_core.infrastructure.vault.ledger import Ledger
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, PassageHit, SearchFilter, VaultReport
@@ -33,12 +34,22 @@ __all__ = ["MemVault"]
 
 IndexChoice = Literal["auto", "exact", "chroma"]
 
+EXACT_UP_TO = 50_000
+"""Vectors of a namespace that are searched exactly under ``index="auto"``."""
+
 
 class MemVault:
     """One vault on disk. Thread-safe; several processes may open the same one. Made by ``MemVault.open``."""
 
     def __init__(
-        self, root: Path, ledger: Ledger, blobs: BlobStore, embedder: Embedder | None, clock: Clock, on_event: EventHook
+        self,
+        root: Path,
+        ledger: Ledger,
+        blobs: BlobStore,
+        embedder: Embedder | None,
+        clock: Clock,
+        on_event: EventHook,
+        index: IndexChoice = "auto",
     ) -> None:
         self.root = root
         self.ledger = ledger
@@ -47,6 +58,10 @@ class MemVault:
         self.clock = clock
         self.on_event = on_event
         self.exact = ExactIndex()
+        self.chroma = ChromaIndex(
+            ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
+        )
+        self.index_choice = index
 
     @classmethod
     def open(
@@ -74,10 +89,14 @@ class MemVault:
             VaultWriteFailed: The disk refuses.
             MissingExtra: ``index="chroma"`` without Chroma installed.
         """
+        if index not in ("auto", "exact", "chroma"):
+            raise InvalidInput(f"index is 'auto', 'exact' or 'chroma', not {index!r}")
+        if index == "chroma" and not chroma_installed():
+            raise MissingExtra("chromadb", extra="chroma")
         folder = Path(root).expanduser().absolute()
         ledger = Ledger(folder, busy_timeout_seconds=busy_timeout_seconds)
         blobs = BlobStore(blob_store or folder / "blobs")
-        return cls(folder, ledger, blobs, embedder, clock or SystemClock(), on_event)
+        return cls(folder, ledger, blobs, embedder, clock or SystemClock(), on_event, index)
 
     # Transactions
 
@@ -117,13 +136,16 @@ class MemVault:
         condition = matching(filter)
         with self.ledger.read() as connection:
             row = self._collection(connection, collection)
-            if row is None:
-                return []
-            place = searching.place_of(connection, row.id, row.dimension, filter.visibility.namespace)
-            if place is None:
+            place = row and searching.place_of(connection, row.id, row.dimension, filter.visibility.namespace)
+            if row is None or place is None:
                 return []
             query = searching.unit(vector, row.dimension)
-            return searching.nearest(connection, self._index(connection, place), place, query, k, condition)
+            index = self._index(connection, place)
+            if index is self.exact:
+                return searching.nearest(connection, index, place, query, k, condition)
+        index.prepare()  # may write, so the view of the ledger is taken after it
+        with self.ledger.read() as connection:
+            return searching.nearest(connection, index, place, query, k, condition)
 
     def similarities(
         self, passage_ids: Sequence[int], vector: Vector, collection: str = DEFAULT_COLLECTION
@@ -147,7 +169,10 @@ class MemVault:
         return row
 
     def _index(self, connection: Connection, place: Place) -> VectorIndex:
-        return self.exact
+        if self.index_choice == "exact" or (self.index_choice == "auto" and not chroma_installed()):
+            return self.exact
+        large = self.index_choice == "chroma" or searching.exceeds(connection, place, EXACT_UP_TO)
+        return self.chroma if large else self.exact
 
     # Care
 
@@ -161,8 +186,14 @@ class MemVault:
             return verification.verify(connection, self.blobs)
 
     def rebuild_index(self) -> int:
-        """Make the index anew from the ledger and return how many vectors it holds."""
+        """Make the index anew from the ledger and return how many vectors it holds.
+
+        Raises:
+            VaultBusy: Another process holds the index for too long.
+        """
         self.exact.close()
+        if self._uses_chroma():
+            return self.chroma.rebuild()
         with self.ledger.read() as connection:
             return int(connection.scalar(select(func.count()).select_from(schema.vectors)) or 0)
 
@@ -197,8 +228,23 @@ class MemVault:
 
     def apply_outbox(self) -> int:
         """Take over into the index what was committed since the last time; return how many changes."""
-        self.ledger.check_usable()
-        return 0
+        return self.chroma.apply() if self._uses_chroma() else 0
+
+    def _uses_chroma(self) -> bool:
+        if self.index_choice == "chroma":
+            return True
+        with self.ledger.read() as connection:
+            return self.index_choice == "auto" and chroma_installed() and generations.state(connection) is not None
+
+    def rewrite_index(self) -> str | None:
+        """Replace the files of the index by ones without what was erased; return the generation that counts now."""
+        if self._uses_chroma():
+            self.chroma.rebuild()
+        else:
+            self.chroma.drop()
+        with self.ledger.read() as connection:
+            state = generations.state(connection)
+        return state.generation if state else None
 
     def purge(self) -> tuple[str, ...]:
         """Take the traces of what was erased off the disk, and return what is still pending, in words."""
@@ -228,6 +274,7 @@ class MemVault:
     def close(self) -> None:
         """Give up all files. May be called again; any other call raises VaultClosed from now on."""
         self.exact.close()
+        self.chroma.close()
         self.ledger.close()
 
     def emit(self, name: str, **detail: JsonValue) -> None:

@@ -139,7 +139,7 @@ class WriteSession(ReadSession):
         if row is None:
             raise CubeNotFound(cube_id)
         self._update_row(cube_id, row.namespace_id, {"state": str(state)}, row.dedup_key)
-        self._audit(row.namespace_id, author, "set_state", [cube_id], {"state": str(state)})
+        self._audit(row.namespace_id, author, "set_state", [cube_id], {"state": str(state), "reason": reason})
         self._changed(row.namespace_id)
 
     def set_header(self, cube: MemCube, *, author: str, reason: str) -> None:
@@ -154,7 +154,7 @@ class WriteSession(ReadSession):
             raise InvalidInput(f"memory {cube.id} is at version {version}, not {cube.version}")
         self._update_row(cube.id, namespace_id, cube_row(cube), None)
         self._write_relations(cube)
-        self._audit(namespace_id, author, "set_header", [cube.id], {})
+        self._audit(namespace_id, author, "set_header", [cube.id], {"reason": reason})
         self._changed(namespace_id)
 
     def erase(self, visibility: Visibility, cube_ids: Sequence[str]) -> ErasedRows:

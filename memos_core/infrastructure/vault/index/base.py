@@ -48,6 +48,10 @@ class VectorIndex(ABC):
     def candidates(self, connection: Connection, place: Place, query: Vector) -> Candidates:
         """Yield all passages of ``place`` in batches, nearest first. ``query`` has unit length. Thread-safe."""
 
+    def prepare(self) -> None:
+        """Catch up with the ledger. Called before a search, outside of its transaction."""
+        return
+
     def apply(self) -> int:
         """Take over what was committed since the last time, and return how many changes that were."""
         return 0

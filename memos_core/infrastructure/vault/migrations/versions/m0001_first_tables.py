@@ -198,6 +198,7 @@ def make_search() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("generation", sa.String(), nullable=False),
         sa.Column("applied_seq", sa.BigInteger(), nullable=False),
+        sa.Column("applied_passage", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
 

@@ -1,0 +1,91 @@
+"""Generations of a disposable index: which one counts, how far it has come, and the end of the others."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.ledger import Ledger
+
+__all__ = ["State", "backlog", "begin", "folder_of", "forget", "leftovers", "next_state", "record", "state", "sweep"]
+
+NAME = "chroma"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the ledger knows of the index.
+
+    Attributes:
+        generation: Names the folder; empty while the first one is being made.
+        applied_seq: Up to where the outbox has been taken over.
+        applied_passage: The newest passage that the index holds.
+    """
+
+    generation: str
+    applied_seq: int
+    applied_passage: int
+
+
+def folder_of(root: Path, generation: str) -> Path:
+    return root / f"{NAME}-{generation}"
+
+
+def state(connection: Connection) -> State | None:
+    """Return the state of the index; None if there never was one."""
+    s = schema.index_state
+    row = connection.execute(select(s).where(s.c.name == NAME)).first()
+    return None if row is None else State(row.generation, row.applied_seq, row.applied_passage)
+
+
+def begin(ledger: Ledger) -> None:
+    """Make sure that from now on every write also goes into the outbox."""
+    with ledger.write() as connection:
+        if state(connection) is None:
+            row = {"name": NAME, "generation": "", "applied_seq": 0, "applied_passage": 0}
+            connection.execute(insert(schema.index_state).values(row))
+
+
+def next_state(connection: Connection) -> State:
+    """Return the state that a generation made from this view of the ledger has."""
+    before = state(connection)
+    newest_seq = connection.scalar(select(func.max(schema.outbox.c.seq))) or 0
+    newest_passage = connection.scalar(select(func.max(schema.vectors.c.passage_id))) or 0
+    return State(secrets.token_hex(8), max(newest_seq, before.applied_seq if before else 0), newest_passage)
+
+
+def record(connection: Connection, now: State) -> None:
+    """Record a state, and let go of the part of the outbox that it covers."""
+    values = {"generation": now.generation, "applied_seq": now.applied_seq, "applied_passage": now.applied_passage}
+    connection.execute(update(schema.index_state).where(schema.index_state.c.name == NAME).values(values))
+    connection.execute(delete(schema.outbox).where(schema.outbox.c.seq <= now.applied_seq))
+
+
+def forget(ledger: Ledger) -> None:
+    """Forget that there ever was an index: writes no longer go into the outbox."""
+    with ledger.write() as connection:
+        connection.execute(delete(schema.index_state))
+        connection.execute(delete(schema.outbox))
+
+
+def backlog(connection: Connection, now: State) -> int:
+    """Return how many changes wait in the outbox."""
+    o = schema.outbox
+    return int(connection.scalar(select(func.count()).select_from(o).where(o.c.seq > now.applied_seq)) or 0)
+
+
+def leftovers(root: Path, *, keep: str | None) -> list[Path]:
+    """Return the folders of generations other than ``keep``."""
+    kept = None if keep is None else folder_of(root, keep)
+    return sorted(path for path in root.glob(f"{NAME}-*") if path != kept)
+
+
+def sweep(root: Path, *, keep: str | None) -> None:
+    """Delete all generations but ``keep``. What another process still holds open (on Windows) stays for later."""
+    for folder in leftovers(root, keep=keep):
+        shutil.rmtree(folder, ignore_errors=True)
