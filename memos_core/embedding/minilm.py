@@ -29,7 +29,7 @@ BATCH_SIZE = 32
 WINDOW_TOKENS = 240
 OVERLAP_TOKENS = 40
 SURELY_SHORT_CHARS = WINDOW_TOKENS // 4
-"""One character gives at most four tokens (a Hangul syllable is split into its letters): such texts need no counting."""
+"""One character gives up to four tokens (Hangul is split into letters): such texts need no counting."""
 
 _checked: set[tuple[str, int, int]] = set()
 _checking = threading.Lock()
@@ -120,7 +120,7 @@ def token_windows(offsets: Sequence[tuple[int, int]], length: int) -> list[tuple
     """Return character spans of overlapping windows of tokens that together cover the text from end to end."""
     if len(offsets) <= WINDOW_TOKENS:
         return [(0, length)]
-    spans = []
+    spans: list[tuple[int, int]] = []
     first = 0
     while True:
         last = first + WINDOW_TOKENS

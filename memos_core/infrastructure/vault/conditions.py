@@ -1,4 +1,4 @@
-"""What may be seen and what is asked for, as conditions on rows of ``cubes``. Values are always bound, never spliced."""
+"""What may be seen and what is asked for, as conditions on rows of ``cubes``. Values are always bound."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, not_, or_, select
 
 from memos_core.cube import MemoryType, State
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
-__all__ = ["chunks", "from_micros", "live", "matching", "micros", "moment", "visible"]
+__all__ = ["chunks", "from_micros", "live", "matching", "micros", "moment", "visible", "within_reach"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CHUNK = 5000
@@ -48,8 +48,18 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + CHUNK]
 
 
-def visible(visibility: Visibility, cubes: Any = schema.cubes) -> Condition:
-    """Return the condition that a cube may be seen; the rule of ``Principal.sees``."""
+def visible(visibility: Visibility) -> Condition:
+    """Return the condition that a cube may be seen: it is within reach, and so is everything that it was made from."""
+    if visibility.agent is None and visibility.session is None:
+        return within_reach(visibility)
+    source = schema.cubes.alias("hidden_source")
+    made_from = schema.lineage.c.cube_id == schema.cubes.c.id, schema.lineage.c.source_id == source.c.id
+    hidden = exists().where(*made_from, not_(within_reach(visibility, source)))
+    return and_(within_reach(visibility), not_(hidden))
+
+
+def within_reach(visibility: Visibility, cubes: Any = schema.cubes) -> Condition:
+    """Return the condition that a cube's own binding lets it be seen; the rule of ``Principal.sees``."""
     namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
     conditions = [cubes.c.namespace_id == namespace.scalar_subquery()]
     for column, bound in ((cubes.c.agent, visibility.agent), (cubes.c.session, visibility.session)):

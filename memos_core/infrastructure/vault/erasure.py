@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from memos_core.cube import MemCube
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, visible
+from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.rows import cube_of, current, headers
 from memos_core.infrastructure.vault.values import ErasedRows, Visibility
 

@@ -13,7 +13,15 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, not_,
 from memos_core.cube import ActivationPayload, MemCube, MemoryType, State
 from memos_core.ids import is_ulid
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, from_micros, live, matching, micros, visible
+from memos_core.infrastructure.vault.conditions import (
+    chunks,
+    from_micros,
+    live,
+    matching,
+    micros,
+    visible,
+    within_reach,
+)
 from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current
 from memos_core.infrastructure.vault.values import Namespace, SearchFilter, Visibility, WordMatch
 from memos_core.records import VersionRecord
@@ -169,7 +177,14 @@ class ReadSession:
             return cube
         check(row.header, row.header_digest, f"cube {cube.id}: header of version {row.version}")
         check(row.payload, row.digest, f"cube {cube.id}: payload of version {row.version}")
-        older = assembled(cube.id, row.version, cube.state, row.header, row.payload, cube.header.behaviour)
+        older = assembled(
+            cube.id,
+            row.version,
+            cube.state,
+            header=row.header,
+            payload=row.payload,
+            behaviour=cube.header.behaviour,
+        )
         descriptive = older.header.descriptive.model_copy(update={"links": cube.header.descriptive.links})
         governance = older.header.governance.model_copy(update={"grants": cube.header.governance.grants})
         header = older.header.model_copy(update={"descriptive": descriptive, "governance": governance})
@@ -213,7 +228,7 @@ class ReadSession:
             source.c.id == schema.lineage.c.source_id,
             source.c.version == schema.lineage.c.source_version,
             live(now, source),
-            visible(visibility, source),
+            within_reach(visibility, source),
         )
         fallen = exists().where(schema.lineage.c.cube_id == schema.cubes.c.id, not_(stands))
         query = current().where(
@@ -236,7 +251,7 @@ class ReadSession:
             return []
         t, p, c = schema.postings, schema.passages, schema.cubes
         joined = t.join(p, p.c.id == t.c.passage_id).join(c, c.c.id == p.c.cube_id)
-        places: dict[int, Row[Any]] = {}
+        places: dict[int, Any] = {}
         counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
         for part in chunks(list(dict.fromkeys(terms))):
             query = select(p.c.id, p.c.cube_id, p.c.start, p.c.end, p.c.length, t.c.term, t.c.count)

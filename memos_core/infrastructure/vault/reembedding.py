@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert, select, update
@@ -15,32 +16,44 @@ from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import cube_of, current
 from memos_core.infrastructure.vault.values import Passage
 from memos_core.infrastructure.vault.writing import WriteSession
-from memos_core.render import index_text
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.vault import MemVault
 
-__all__ = ["reembed"]
+__all__ = ["Reembedding", "Structure", "reembed"]
 
-Analyse = Callable[[str], Mapping[str, int]]
+Structure = Callable[[Embedder | None, Sequence[MemCube]], Sequence[Sequence[Passage]]]
 Progress = Callable[[int, int], None]
+Ready = dict[tuple[str, int], Sequence[Passage]]
+"""Passages by cube id and version."""
 
 
-def reembed(
-    vault: MemVault, collection: str, embedder: Embedder, analyse: Analyse, batch_size: int, progress: Progress | None
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Reembedding:
+    """What is to be done: which collection, with what, and how texts become passages."""
+
+    collection: str
+    embedder: Embedder
+    structure: Structure
+
+    def passages(self, cubes: Sequence[MemCube]) -> Ready:
+        made = self.structure(self.embedder, cubes)
+        return {(cube.id, cube.version): own for cube, own in zip(cubes, made, strict=True)}
+
+
+def reembed(vault: MemVault, task: Reembedding, *, batch_size: int, progress: Progress | None) -> int:
     """Embed outside of the write lock, then swap within it; what changed in between is embedded there."""
-    ready: dict[tuple[str, int], list[Passage]] = {}
+    ready: Ready = {}
     with vault.read() as session:
-        ids = members(session.connection, collection)
+        ids = members(session.connection, task.collection)
     for start in range(0, len(ids), batch_size):
         with vault.read() as session:
             cubes = load(session, ids[start : start + batch_size])
-        ready.update(embedded(cubes, embedder, analyse))
+        ready.update(task.passages(cubes))
         if progress:
             progress(min(start + batch_size, len(ids)), len(ids))
     with vault.ledger.write() as connection:
-        return swap(WriteSession(connection, vault.clock.now(), embedder), collection, embedder, analyse, ready)
+        return swap(WriteSession(connection, vault.clock.now(), task.embedder), task, ready)
 
 
 def members(connection: Connection, collection: str) -> list[str]:
@@ -59,34 +72,18 @@ def load(session: ReadSession, cube_ids: Sequence[str]) -> list[MemCube]:
     return cubes
 
 
-def embedded(cubes: Sequence[MemCube], embedder: Embedder, analyse: Analyse) -> dict[tuple[str, int], list[Passage]]:
-    """Return the passages of each cube, by id and version."""
-    spans = [(cube, span) for cube in cubes for span in embedder.passages(cube.text)]
-    texts = [index_text(cube, *span) for cube, span in spans]
-    made: dict[tuple[str, int], list[Passage]] = {(cube.id, cube.version): [] for cube in cubes}
-    if texts:
-        for (cube, (start, end)), text, vector in zip(spans, texts, embedder.embed(texts), strict=True):
-            made[cube.id, cube.version].append(Passage(start, end, analyse(text), vector))
-    return made
-
-
-def swap(
-    session: WriteSession,
-    collection: str,
-    embedder: Embedder,
-    analyse: Analyse,
-    ready: Mapping[tuple[str, int], list[Passage]],
-) -> int:
-    cubes = load(session, members(session.connection, collection))
+def swap(session: WriteSession, task: Reembedding, ready: Ready) -> int:
+    """Put the new passages in the place of the old ones."""
+    cubes = load(session, members(session.connection, task.collection))
     late = [cube for cube in cubes if (cube.id, cube.version) not in ready]
-    passages = {**ready, **embedded(late, embedder, analyse)}
+    passages = {**ready, **task.passages(late)}
     erasure.remove_passages(session, [cube.id for cube in cubes], queue=False)
-    enter_collection(session, collection, embedder)
+    enter_collection(session, task.collection, task.embedder)
     # Whatever index there is holds the old vectors: it is made anew when it is next needed.
     session.connection.execute(update(schema.index_state).values(generation=""))
     for cube in cubes:
         namespace_id = session._namespace_id(cube.header.governance.namespace)
-        session._add_passages(cube.id, namespace_id, passages[cube.id, cube.version], collection)
+        session._add_passages(cube.id, namespace_id, passages[cube.id, cube.version], task.collection)
     return len(cubes)
 
 

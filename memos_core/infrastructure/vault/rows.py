@@ -74,10 +74,10 @@ def cube_of(row: Row[Any], now: datetime) -> MemCube:
     cut = micros(now)
     lapsed = row.state == State.ACTIVE and row.expires_at is not None and cut is not None and row.expires_at <= cut
     state = State.EXPIRED if lapsed else row.state
-    return assembled(row.id, row.version, state, row.header, row.payload, behaviour)
+    return assembled(row.id, row.version, state, header=row.header, payload=row.payload, behaviour=behaviour)
 
 
-def assembled(cube_id: str, version: int, state: str, header: str, payload: str, behaviour: Behaviour) -> MemCube:
+def assembled(cube_id: str, version: int, state: str, *, header: str, payload: str, behaviour: Behaviour) -> MemCube:
     """Return the cube made of stored JSON and live counters.
 
     Raises:

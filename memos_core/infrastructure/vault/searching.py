@@ -48,7 +48,7 @@ def exceeds(connection: Connection, place: Place, limit: int) -> bool:
 
 
 def nearest(
-    connection: Connection, index: VectorIndex, place: Place, vector: Vector, k: int, condition: ColumnElement[bool]
+    connection: Connection, index: VectorIndex, place: Place, vector: Vector, *, k: int, condition: ColumnElement[bool]
 ) -> list[PassageHit]:
     """Return the ``k`` passages nearest to ``vector`` among those whose cubes meet ``condition``, nearest first."""
     hits: list[PassageHit] = []

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -46,10 +46,11 @@ class MemVault:
         root: Path,
         ledger: Ledger,
         blobs: BlobStore,
+        *,
         embedder: Embedder | None,
+        index: IndexChoice,
         clock: Clock,
         on_event: EventHook,
-        index: IndexChoice = "auto",
     ) -> None:
         self.root = root
         self.ledger = ledger
@@ -96,7 +97,8 @@ class MemVault:
         folder = Path(root).expanduser().absolute()
         ledger = Ledger(folder, busy_timeout_seconds=busy_timeout_seconds)
         blobs = BlobStore(blob_store or folder / "blobs")
-        return cls(folder, ledger, blobs, embedder, clock or SystemClock(), on_event, index)
+        clock = clock or SystemClock()
+        return cls(folder, ledger, blobs, embedder=embedder, index=index, clock=clock, on_event=on_event)
 
     # Transactions
 
@@ -142,10 +144,10 @@ class MemVault:
             query = searching.unit(vector, row.dimension)
             index = self._index(connection, place)
             if index is self.exact:
-                return searching.nearest(connection, index, place, query, k, condition)
+                return searching.nearest(connection, index, place, query, k=k, condition=condition)
         index.prepare()  # may write, so the view of the ledger is taken after it
         with self.ledger.read() as connection:
-            return searching.nearest(connection, index, place, query, k, condition)
+            return searching.nearest(connection, index, place, query, k=k, condition=condition)
 
     def similarities(
         self, passage_ids: Sequence[int], vector: Vector, collection: str = DEFAULT_COLLECTION
@@ -201,7 +203,7 @@ class MemVault:
         self,
         collection: str = DEFAULT_COLLECTION,
         *,
-        analyse: Callable[[str], Mapping[str, int]],
+        structure: reembedding.Structure,
         embedder: Embedder | None = None,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
@@ -212,7 +214,8 @@ class MemVault:
         whole. This handle goes on with the new embedder; others need to be opened with it.
 
         Args:
-            analyse: Text to its words and how often each occurs.
+            structure: Cuts cubes into passages with their words and, by the embedder that it is given, their vectors.
+            batch_size: Cubes that are read and handed to ``structure`` at a time.
             embedder: The new one; None: the vault's own.
             progress: Called with how many cubes are done and how many there are.
 
@@ -222,7 +225,8 @@ class MemVault:
         chosen = embedder or self.embedder
         if chosen is None:
             raise InvalidInput("reembed needs an embedder")
-        count = reembedding.reembed(self, collection, chosen, analyse, batch_size, progress)
+        task = reembedding.Reembedding(collection, chosen, structure)
+        count = reembedding.reembed(self, task, batch_size=batch_size, progress=progress)
         self.embedder = chosen
         return count
 

@@ -74,7 +74,7 @@ def pages(connection: Connection, query: Select[Any], key: Any) -> Iterator[Row[
 
 def cubes(connection: Connection) -> list[str]:
     """Check that each cube can be read, and that its searchable columns and relations say what its header says."""
-    problems = []
+    problems: list[str] = []
     stored = set(connection.scalars(select(schema.cubes.c.id)))
     for row in pages(connection, current(), schema.cubes.c.id):
         stored.discard(row.id)
@@ -109,7 +109,7 @@ def columns(connection: Connection, cube: MemCube) -> list[str]:
 
 def versions(connection: Connection) -> list[str]:
     """Check that the versions of each cube are complete and can be read."""
-    problems = []
+    problems: list[str] = []
     session = ReadSession(connection, MOMENT)
     v = schema.versions
     for row in pages(connection, current(), schema.cubes.c.id):
@@ -149,7 +149,7 @@ def quotas(connection: Connection) -> list[str]:
 def words(connection: Connection) -> list[str]:
     """Check the words of each passage against their checksum and sum."""
     p, t = schema.passages, schema.postings
-    problems = []
+    problems: list[str] = []
     last = 0
     while True:
         passages = connection.execute(select(p).where(p.c.id > last).order_by(p.c.id).limit(PAGE)).all()
@@ -183,7 +183,7 @@ def blob_files(connection: Connection, blobs: BlobStore) -> list[str]:
     n, c, v = schema.namespaces, schema.cubes, schema.versions
     joined = v.join(c, c.c.id == v.c.cube_id).join(n, n.c.id == c.c.namespace_id)
     query = select(v.c.blob_address, n.c.salt).select_from(joined).where(v.c.blob_address.is_not(None)).distinct()
-    problems = []
+    problems: list[str] = []
     for row in connection.execute(query):
         try:
             blobs.read(row.blob_address, row.salt)

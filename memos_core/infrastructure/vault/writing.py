@@ -17,7 +17,7 @@ from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, Inva
 from memos_core.infrastructure.vault import erasure, schema
 from memos_core.infrastructure.vault.conditions import live, micros
 from memos_core.infrastructure.vault.reading import ReadSession
-from memos_core.infrastructure.vault.rows import cube_row, encode_vector, headers, size_of, terms_crc, version_row
+from memos_core.infrastructure.vault.rows import cube_row, encode_vector, size_of, terms_crc, version_row
 from memos_core.infrastructure.vault.values import (
     DEFAULT_COLLECTION,
     ErasedRows,
@@ -168,7 +168,7 @@ class WriteSession(ReadSession):
         """Add to the counters of cubes; those that are gone are passed over."""
         u = schema.usage
         added: dict[str, Any] = {name: u.c[name] + bindparam(f"add_{name}") for name in COUNTERS}
-        used = bindparam("used")
+        used: Any = bindparam("used")
         later = func.coalesce(u.c.last_used, -1) < used
         statement = update(u).where(u.c.cube_id == bindparam("id"))
         rows = [

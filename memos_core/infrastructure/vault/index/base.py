@@ -75,7 +75,7 @@ def load_vectors(connection: Connection, place: Place, passage_ids: Sequence[int
     rows: list[Row[Any]] = []
     for part in chunks(passage_ids):
         query = select(v.c.passage_id, v.c.data, v.c.crc).where(v.c.passage_id.in_(part))
-        rows += connection.execute(query.where(v.c.collection_id == place.collection_id)).all()
+        rows.extend(connection.execute(query.where(v.c.collection_id == place.collection_id)))
     return rows_to_arrays(rows, place.dimension)
 
 
