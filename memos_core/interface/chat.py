@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict, get_args
 
 from memos_core.cube import MemCube
@@ -125,6 +126,12 @@ class ChatPipeline:
         self.activations = activations
         self.emit = emit
 
+    def with_engine(self, engine: Engine) -> ChatPipeline:
+        """Return the same pipeline to another engine."""
+        other = copy.copy(self)
+        other._engine = engine
+        return other
+
     @property
     def engine(self) -> Engine:
         if self._engine is None:
@@ -140,6 +147,8 @@ class ChatPipeline:
         """Return the request: messages, the plan of what memory enters it, and the memory block as text."""
         engine = self.engine
         messages = as_messages(prompt)
+        if call.inject != "off":
+            messages, call = unmarked(messages, call)
         options = call.generation()
         plan = self.plan(principal, messages, call, engine)
         cubes = [memory.cube for memory in plan.memories]
@@ -189,6 +198,7 @@ class ChatPipeline:
         if reply.plan.prefix_cube_id:
             saved = UsageDelta(reads=1, injected_kv=1, tokens_saved=reply.usage.memory_tokens, last_used=now)
             self.lifecycle.count([reply.plan.prefix_cube_id], saved)
+        self.lifecycle.flush()  # the next plan goes by these counts
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
         if remember:
@@ -203,6 +213,27 @@ class ChatPipeline:
             turns.append(Turn(text=reply.text, speaker="assistant", role="assistant", kind="reply", at=now))
         if turns:
             self.operator.add(principal, turns)
+
+
+def unmarked(messages: Sequence[Message], call: ChatCall) -> tuple[list[Message], ChatCall]:
+    """Take out the messages that stand for memories, and name those memories in the call instead.
+
+    Such a message carries ``memos={"cube_ids": [...]}`` beside the text of these memories, which is for models that
+    MemOS does not run. Left in, it would stand in the prompt twice, and could not come from KV.
+    """
+    marks = [marked_ids(message) for message in messages]
+    named = [cube_id for mark in marks for cube_id in mark]
+    if not named:
+        return list(messages), call
+    rest = [message for message, mark in zip(messages, marks, strict=True) if not mark]
+    return rest, replace(call, memory_ids=[*named, *(call.memory_ids or ())])
+
+
+def marked_ids(message: Message) -> list[str]:
+    """Return the memories that ``message`` stands for; none for an ordinary one."""
+    mark = (message.model_extra or {}).get("memos")
+    ids = mark.get("cube_ids") if isinstance(mark, Mapping) else None
+    return [str(cube_id) for cube_id in ids] if isinstance(ids, list | tuple) else []
 
 
 def default_budget(context_window: int) -> int:
