@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memos_core.cube import ActivationPayload, BlobRef
 from memos_core.engine.base import BuiltActivation, StoredActivation
 from memos_core.errors import BlobDamaged
 
-__all__ = ["CHAT_TEMPLATE", "FAMILIES", "DictActivations", "tiny_model", "tiny_tokenizer"]
+if TYPE_CHECKING:
+    from memos_core.engine.kv.codec import KVBlob
+
+__all__ = ["CHAT_TEMPLATE", "FAMILIES", "DictActivations", "payload_of", "tiny_model", "tiny_tokenizer"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -105,6 +108,19 @@ def tiny_model(family: str = "llama", *, seed: int = 0, attention: str = "sdpa",
             config, attn_implementation=attention, dtype=torch.float32
         )
     return model.eval(), tokenizer
+
+
+def payload_of(blob: KVBlob, data: bytes, model: str = "tiny") -> ActivationPayload:
+    """Return what a ledger would say of ``blob``, stored as ``data`` under its sha256."""
+    from memos_core.engine.kv.codec import token_digest
+
+    return ActivationPayload(
+        blob=BlobRef(address=hashlib.sha256(data).hexdigest(), size_bytes=len(data)),
+        fingerprint=blob.fingerprint,
+        token_digest=token_digest(blob.token_ids),
+        token_count=blob.tokens,
+        model=model,
+    )
 
 
 class DictActivations:
