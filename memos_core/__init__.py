@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_core.binding import Binding, resolve_scope
     from memos_core.cube import MemCube, MemoryType, State
     from memos_core.embedding import Embedder
     from memos_core.engine import Engine, HFEngine
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
+    "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
     "Embedder": "memos_core.embedding",
     "Engine": "memos_core.engine",
@@ -74,10 +76,12 @@ HOMES = {
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
     "as_messages": "memos_core.interface.reader",
+    "resolve_scope": "memos_core.binding",
 }
 """Where each public name lives; it is imported when it is first asked for."""
 
 __all__ = [
+    "Binding",
     "ChatOptions",
     "Embedder",
     "Engine",
@@ -106,6 +110,7 @@ __all__ = [
     "Usage",
     "__version__",
     "as_messages",
+    "resolve_scope",
 ]
 
 

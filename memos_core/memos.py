@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from weakref import WeakSet
 
 from pydantic import JsonValue
 
@@ -43,6 +44,8 @@ class Layers:
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     emit: EventHook
+    engines: WeakSet[Engine]
+    """Every engine that has served these memories and may still hold KV of them."""
 
 
 class MemOS:
@@ -230,4 +233,5 @@ def wire(
         activations=activations,
         emit=emit,
     )
-    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit)
+    engines = WeakSet([engine] if engine else [])
+    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, engines)

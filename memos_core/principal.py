@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from memos_core.errors import InvalidName, ScopeConflict
 
-__all__ = ["MAX_NAME_CHARS", "Principal", "check_name", "principal_of"]
+__all__ = ["MAX_NAME_CHARS", "Principal", "check_name", "principal_of", "variables_of"]
 
 MAX_NAME_CHARS = 128
 FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")
@@ -117,6 +117,11 @@ def principal_of(namespace: Sequence[str], values: Mapping[str, object]) -> Prin
     if "user" not in named or len(named) != len(parts) // 2:
         raise InvalidName(f"a namespace names one user and each other level once, not {tuple(namespace)!r}")
     return Principal(named["user"], named.get("agent"), named.get("session"))
+
+
+def variables_of(namespace: Sequence[str]) -> frozenset[str]:
+    """Return the names that a namespace template needs values for."""
+    return frozenset(name for part in namespace for name in VARIABLE.findall(part))
 
 
 def filled(part: str, values: Mapping[str, object]) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import builtins
 import functools
+import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 from pydantic import JsonValue, ValidationError
 
 from memos_core.cube import MemCube, MemoryType, State
-from memos_core.engine.base import EngineRequest
+from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable, VaultWriteFailed
 from memos_core.events import Event
 from memos_core.infrastructure.vault import UsageDelta
@@ -93,6 +95,10 @@ class Scope:
     def session(self) -> str | None:
         return self._principal.session
 
+    @property
+    def engine(self) -> Engine | None:
+        return self._layers.engine
+
     def scope(self, *, agent: str | None = None, session: str | None = None) -> Scope:
         """Return a scope that is bound further.
 
@@ -101,6 +107,13 @@ class Scope:
             InvalidName: A name is malformed.
         """
         return Scope(self._layers, self._principal.narrow(agent=agent, session=session))
+
+    def with_engine(self, engine: Engine) -> Scope:
+        """Return this scope with another model to ask; a vault opened without an engine gets one this way."""
+        if engine is self._layers.engine:
+            return self
+        self._layers.engines.add(engine)
+        return Scope(replace(self._layers, engine=engine, chat=self._layers.chat.with_engine(engine)), self._principal)
 
     def __repr__(self) -> str:
         return f"Scope(user={self.user!r}, agent={self.agent!r}, session={self.session!r})"
@@ -164,8 +177,8 @@ class Scope:
         """Erase a memory (or several), all its versions and everything made from it. There is no way back."""
         cube_ids = [cube_id] if isinstance(cube_id, str) else list(dict.fromkeys(cube_id))
         erasure = self._layers.lifecycle.forget(self._principal, cube_ids)
-        if self._layers.engine is not None:
-            self._layers.engine.drop(self._layers.activations(self._principal, ()).owner, erasure.derived_ids)
+        for engine in list(self._layers.engines):
+            engine.drop(self._layers.activations(self._principal, ()).owner, erasure.derived_ids)
         self._emit("memory.forgotten", erasure.cube_ids)
         return erasure
 
@@ -257,6 +270,20 @@ class Scope:
             return session.count(
                 self._visibility, types=memory_types(type), states=(memory_state(state),), now=self._now()
             )
+
+    def revision(self) -> str:
+        """Return a short text that changes whenever what this scope finds may have changed, as key for a cache.
+
+        Different scopes and vaults have different revisions, unless both hold nothing. It tells nothing else: it is
+        a digest.
+        """
+        with self._layers.vault.read() as session:
+            space = session.namespace(self._principal.namespace)
+            change = session.newest_change(self._principal.namespace)
+            # What expires, or begins or ceases to hold, does so without a change.
+            passed = session.moments_passed(self._principal.namespace, self._now())
+        state = (space.salt if space else b"", self.agent, self.session, change, passed)
+        return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def history(self, cube_id: str) -> builtins.list[VersionRecord]:
         """Return all versions of a memory, oldest first."""

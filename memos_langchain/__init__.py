@@ -1,0 +1,32 @@
+"""MemOS for LangChain: a chat model with memory in it, and a retriever over memory.
+
+    from memos_core import MemOS
+    from memos_langchain import ChatMemos
+
+    memos = MemOS.open("memory/")
+    llm = ChatMemos(memory=memos, namespace=("users", "{user_id}"))
+    llm.invoke("What is my cat called?", config={"configurable": {"user_id": "ada"}})
+
+Importing this package loads neither LangChain nor a model library; each name loads when it is first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memos_langchain.chat_models import ChatMemos
+    from memos_langchain.retrievers import MemosRetriever
+
+HOMES = {"ChatMemos": "chat_models", "MemosRetriever": "retrievers"}
+
+__all__ = ["ChatMemos", "MemosRetriever"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
