@@ -228,6 +228,8 @@ def message_time(value: Any, source: SourceText, line: int) -> datetime | None:
     try:
         if isinstance(value, str):
             return datetime.fromisoformat(value)
+        if isinstance(value, bool):
+            raise TypeError("a truth value")
         seconds = value / 1000 if value > MILLISECONDS_FROM else value
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, TypeError, OverflowError, OSError) as error:
