@@ -5,9 +5,9 @@
     layers.0.values  float   [kv_heads, held, head_dim]
     ...
 
-The metadata holds the format, one JSON record (fingerprint, digest of the token ids, layer types, a checksum of every
-tensor) and the sha256 of that record. The store's own digest guards against forgery; the checksums here name what is
-broken, and hold for blobs that were copied by hand.
+The metadata holds, under the name of the format, the sha256 of a JSON record and that record: fingerprint, digest of
+the token ids, layer types and a checksum of every tensor. The store's own digest guards against forgery; the checksums
+here name what is broken, and hold for blobs that were copied by hand.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def encode(blob: KVBlob) -> bytes:
     for index, (keys, values) in enumerate(zip(blob.keys, blob.values, strict=True)):
         tensors[f"layers.{index}.keys"] = keys.detach().cpu().contiguous()
         tensors[f"layers.{index}.values"] = values.detach().cpu().contiguous()
+        if values.data_ptr() == keys.data_ptr():  # a model may use its keys as values; safetensors wants both
+            tensors[f"layers.{index}.values"] = tensors[f"layers.{index}.values"].clone()
     record = {
         "fingerprint": blob.fingerprint,
         "token_digest": token_digest(blob.token_ids),
@@ -96,10 +98,15 @@ def encode(blob: KVBlob) -> bytes:
         "codec": RAW,
         "checksums": {name: checksum(tensor) for name, tensor in tensors.items()},
     }
-    text = json.dumps(record, sort_keys=True)
-    metadata = {"format": FORMAT, "record": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
-    data: bytes = safetensors.torch.save(tensors, metadata)
+    # One entry only: safetensors writes several in no fixed order, and equal caches are to have equal bytes.
+    data: bytes = safetensors.torch.save(tensors, {FORMAT: seal(record)})
     return data
+
+
+def seal(record: dict[str, Any]) -> str:
+    """Return ``record`` as JSON behind its sha256."""
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest() + text
 
 
 def checksum(tensor: torch.Tensor) -> int:
@@ -215,11 +222,12 @@ def split_header(data: bytes) -> tuple[dict[str, Any], int]:
 
 
 def parse_record(metadata: dict[str, str]) -> dict[str, Any]:
-    if metadata["format"] != FORMAT:
-        raise ValueError(f"format {metadata['format']!r} is not {FORMAT!r}")
-    if hashlib.sha256(metadata["record"].encode()).hexdigest() != metadata["digest"]:
+    if FORMAT not in metadata:
+        raise ValueError(f"it is not in the format {FORMAT}")
+    digest, text = metadata[FORMAT][:64], metadata[FORMAT][64:]
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
         raise ValueError("the record does not match its digest")
-    record: dict[str, Any] = json.loads(metadata["record"])
+    record: dict[str, Any] = json.loads(text)
     if not (
         isinstance(record["tokens"], int)
         and isinstance(record["layer_types"], list)
