@@ -53,7 +53,10 @@ def reembed(vault: MemVault, task: Reembedding, *, batch_size: int, progress: Pr
         if progress:
             progress(min(start + batch_size, len(ids)), len(ids))
     with vault.ledger.write() as connection:
-        return swap(WriteSession(connection, vault.clock.now(), task.embedder), task, ready)
+        session = WriteSession(connection, vault.clock.now(), task.embedder)
+        count = swap(session, task, ready)
+        session.flush()
+        return count
 
 
 def members(connection: Connection, collection: str) -> list[str]:

@@ -112,7 +112,9 @@ class MemVault:
             VaultClosed: The handle is closed.
         """
         with self.ledger.write() as connection:
-            yield WriteSession(connection, self.clock.now(), self.embedder)
+            session = WriteSession(connection, self.clock.now(), self.embedder)
+            yield session
+            session.flush()
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from memos_core.cube import MemCube, State, canonical_json
-from memos_core.embedding.base import Embedder
+from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import erasure, schema
-from memos_core.infrastructure.vault.conditions import live, micros
+from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import cube_row, encode_vector, size_of, terms_crc, version_row
 from memos_core.infrastructure.vault.values import (
@@ -29,6 +30,26 @@ from memos_core.infrastructure.vault.values import (
 
 __all__ = ["WriteSession"]
 
+COLLECTED = (
+    schema.usage,
+    schema.versions,
+    schema.tags,
+    schema.links,
+    schema.grants,
+    schema.lineage,
+    schema.postings,
+    schema.vectors,
+    schema.outbox,
+    schema.audit_cubes,
+)
+"""Tables whose rows are collected; what they refer to is inserted at once."""
+
+HOLDER = select(schema.cubes.c.id, schema.cubes.c.version, schema.cubes.c.expires_at).where(
+    schema.cubes.c.namespace_id == bindparam("namespace_id"),
+    schema.cubes.c.dedup_key == bindparam("dedup_key"),
+    schema.cubes.c.state == str(State.ACTIVE),
+)
+
 COUNTERS = ("reads", "injected_text", "injected_kv", "injected_lora", "tokens_saved", "feedback")
 
 
@@ -39,9 +60,36 @@ class WriteSession(ReadSession):
     """
 
     def __init__(self, connection: Connection, now: datetime, embedder: Embedder | None) -> None:
+        self._raw = connection
+        self._rows: defaultdict[Table, list[dict[str, Any]]] = defaultdict(list)
+        self._deltas: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self._namespace_ids: dict[str, int] = {}
+        self._collection_ids: dict[tuple[str, int], int] = {}
         super().__init__(connection, now)
         self.embedder = embedder
         self.queues = connection.scalar(select(func.count()).select_from(schema.index_state)) != 0
+
+    @property
+    def connection(self) -> Connection:
+        """The transaction, with everything in it that was written so far."""
+        self.flush()
+        return self._raw
+
+    @connection.setter
+    def connection(self, connection: Connection) -> None:
+        self._raw = connection
+
+    def flush(self) -> None:
+        """Send the rows that were collected: one statement for many cubes instead of many for each."""
+        rows, self._rows = self._rows, defaultdict(list)
+        deltas, self._deltas = self._deltas, defaultdict(Counter)
+        for table in COLLECTED:
+            if rows[table]:
+                self._raw.execute(insert(table), rows[table])
+        n = schema.namespaces
+        for namespace_id, delta in deltas.items():
+            values = {name: n.c[name] + delta[name] for name in ("revision", "removals", "bytes_used")}
+            self._raw.execute(update(n).where(n.c.id == namespace_id).values(values))
 
     def ensure_namespace(self, name: str) -> Namespace:
         """Return the namespace of that name; made with a fresh salt if there is none."""
@@ -49,7 +97,7 @@ class WriteSession(ReadSession):
         if found is None:
             found = Namespace(name, secrets.token_bytes(32))
             row = {"name": name, "salt": found.salt, "revision": 0, "removals": 0, "bytes_used": 0}
-            self.connection.execute(insert(schema.namespaces).values(row))
+            self._raw.execute(insert(schema.namespaces), row)
         return found
 
     def find_duplicate(self, namespace: str, dedup_key: str, now: datetime) -> tuple[str, int] | None:
@@ -57,12 +105,13 @@ class WriteSession(ReadSession):
 
         A holder that has expired gives the key up: it moves to the state ``expired``.
         """
-        c = schema.cubes
-        holds = (c.c.namespace_id == self._namespace_id(namespace), c.c.dedup_key == dedup_key)
-        row = self.connection.execute(select(c.c.id, c.c.version).where(*holds, live(now))).first()
-        if row is not None:
+        holder = {"namespace_id": self._namespace_id(namespace), "dedup_key": dedup_key}
+        row = self._raw.execute(HOLDER, holder).first()
+        if row is None:
+            return None
+        if row.expires_at is None or from_micros(row.expires_at) > now:
             return row.id, row.version
-        lapsed = update(c).where(*holds, c.c.state == State.ACTIVE, c.c.expires_at <= micros(now))
+        lapsed = update(schema.cubes).where(schema.cubes.c.id == row.id)
         self.connection.execute(lapsed.values(state=str(State.EXPIRED)))
         return None
 
@@ -87,15 +136,14 @@ class WriteSession(ReadSession):
         """
         if cube.version != 1:
             raise InvalidInput(f"a new cube has version 1, not {cube.version}")
-        self.ensure_namespace(cube.header.governance.namespace)
-        namespace_id = self._namespace_id(cube.header.governance.namespace)
+        namespace_id = self._namespace_id(cube.header.governance.namespace, make=True)
         row = {**cube_row(cube), "namespace_id": namespace_id, "state": str(cube.state), "dedup_key": dedup_key}
         try:
-            self.connection.execute(insert(schema.cubes).values(row))
+            self._raw.execute(insert(schema.cubes), row)
         except IntegrityError as error:
             raise CubeConflict(cube.id, self._holder(namespace_id, dedup_key) or cube.id) from error
-        self.connection.execute(insert(schema.usage).values(cube_id=cube.id, **self._first_counters(cube)))
-        self._write_relations(cube)
+        self._rows[schema.usage].append({"cube_id": cube.id, **first_counters(cube)})
+        self._add_relations(cube, namespace_id)
         self._add_version(cube, namespace_id, author=author, reason=reason)
         self._add_passages(cube.id, namespace_id, passages, collection)
 
@@ -122,7 +170,7 @@ class WriteSession(ReadSession):
             raise InvalidInput(f"memory {cube.id} is at version {version}; {cube.version} does not follow it")
         row = {**cube_row(cube), "state": str(cube.state), "dedup_key": dedup_key}
         self._update_row(cube.id, namespace_id, row, dedup_key)
-        self._write_relations(cube)
+        self._write_relations(cube, namespace_id)
         self._add_version(cube, namespace_id, author=author, reason=reason)
         erasure.remove_passages(self, [cube.id], queue=self.queues)
         self._add_passages(cube.id, namespace_id, passages, collection)
@@ -153,7 +201,7 @@ class WriteSession(ReadSession):
         if cube.version != version:
             raise InvalidInput(f"memory {cube.id} is at version {version}, not {cube.version}")
         self._update_row(cube.id, namespace_id, cube_row(cube), None)
-        self._write_relations(cube)
+        self._write_relations(cube, namespace_id)
         self._audit(namespace_id, author, "set_header", [cube.id], {"reason": reason})
         self._changed(namespace_id)
 
@@ -189,14 +237,19 @@ class WriteSession(ReadSession):
         detail: Mapping[str, JsonValue],
     ) -> None:
         """Record who did what to which cubes. ``detail`` must not hold the text of a memory."""
-        self.ensure_namespace(namespace)
-        self._audit(self._namespace_id(namespace), principal, action, cube_ids, detail)
+        self._audit(self._namespace_id(namespace, make=True), principal, action, cube_ids, detail)
 
     # Parts
 
-    def _namespace_id(self, name: str) -> int:
-        row = self._namespace_row(name)
-        return -1 if row is None else int(row.id)
+    def _namespace_id(self, name: str, *, make: bool = False) -> int:
+        if name not in self._namespace_ids:
+            if make:
+                self.ensure_namespace(name)
+            row = self._namespace_row(name)
+            if row is None:
+                return -1
+            self._namespace_ids[name] = int(row.id)
+        return self._namespace_ids[name]
 
     def _stored(self, cube: MemCube) -> tuple[int, int]:
         namespace_id = self._namespace_id(cube.header.governance.namespace)
@@ -214,84 +267,50 @@ class WriteSession(ReadSession):
             raise CubeConflict(cube_id, self._holder(namespace_id, dedup_key) or cube_id) from error
 
     def _holder(self, namespace_id: int, dedup_key: str | None) -> str | None:
-        c = schema.cubes
-        holds = (c.c.namespace_id == namespace_id, c.c.dedup_key == dedup_key, c.c.state == State.ACTIVE)
-        return self.connection.scalar(select(c.c.id).where(*holds))
-
-    def _first_counters(self, cube: MemCube) -> dict[str, Any]:
-        behaviour = cube.header.behaviour
-        counters = {name: getattr(behaviour, name) for name in (*COUNTERS, "contribution")}
-        return {**counters, "last_used": micros(behaviour.last_used)}
+        row = self._raw.execute(HOLDER, {"namespace_id": namespace_id, "dedup_key": dedup_key}).first()
+        return None if row is None else str(row.id)
 
     def _add_version(self, cube: MemCube, namespace_id: int, *, author: str, reason: str) -> None:
-        row = version_row(cube, author=author, reason=reason, committed=self.now)
-        self.connection.execute(insert(schema.versions).values(row))
+        self._rows[schema.versions].append(version_row(cube, author=author, reason=reason, committed=self.now))
         self._changed(namespace_id, bytes_used=size_of(cube))
 
-    def _write_relations(self, cube: MemCube) -> None:
-        """Write the tables that follow from the header: tags, links, grants and lineage."""
+    def _write_relations(self, cube: MemCube, namespace_id: int) -> None:
         for table in (schema.tags, schema.links, schema.grants, schema.lineage):
             self.connection.execute(delete(table).where(table.c.cube_id == cube.id))
-        descriptive, governance = cube.header.descriptive, cube.header.governance
-        own = {"cube_id": cube.id}
-        granted = {**own, "namespace_id": self._namespace_id(governance.namespace)}
-        rows: list[tuple[Any, list[dict[str, Any]]]] = [
-            (schema.tags, [{**own, "tag": tag} for tag in dict.fromkeys(descriptive.tags)]),
-            (
-                schema.links,
-                [{**own, "target": link.target, "relation": link.relation} for link in set(descriptive.links)],
-            ),
-            (
-                schema.grants,
-                [
-                    {**granted, "grantee": g.grantee, "right": g.right, "until": micros(g.until)}
-                    for g in governance.grants
-                ],
-            ),
-            (
-                schema.lineage,
-                [
-                    {**own, "position": position, "source_id": source, "source_version": version}
-                    for position, (source, version) in enumerate(descriptive.lineage.sources)
-                ],
-            ),
-        ]
-        for table, values in rows:
-            if values:
-                self.connection.execute(insert(table), values)
+        self._add_relations(cube, namespace_id)
+
+    def _add_relations(self, cube: MemCube, namespace_id: int) -> None:
+        for table, rows in relation_rows(cube, namespace_id).items():
+            self._rows[table] += rows
 
     def _add_passages(self, cube_id: str, namespace_id: int, passages: Sequence[Passage], collection: str) -> None:
-        own = {"cube_id": cube_id, "namespace_id": namespace_id}
-        postings, vectors = [], []
         for passage in passages:
             row = {
-                **own,
+                "cube_id": cube_id,
+                "namespace_id": namespace_id,
                 "collection": collection,
                 "start": passage.start,
                 "end": passage.end,
                 "length": sum(passage.terms.values()),
                 "terms_crc": terms_crc(passage.terms),
             }
-            (passage_id,) = self.connection.execute(insert(schema.passages).values(row)).inserted_primary_key or (None,)
-            place = {"namespace_id": namespace_id, "passage_id": passage_id}
-            postings += [{**place, "term": term, "count": count} for term, count in passage.terms.items()]
+            place = {"namespace_id": namespace_id, "passage_id": self._inserted(schema.passages, row)}
+            self._rows[schema.postings] += [{**place, "term": term, "count": n} for term, n in passage.terms.items()]
             if passage.vector is not None:
-                collection_id = self.ensure_collection(collection, len(passage.vector))
-                data, crc = encode_vector(passage.vector)
-                vectors.append({**place, "collection_id": collection_id, "data": data, "crc": crc})
-        if postings:
-            self.connection.execute(insert(schema.postings), postings)
-        if vectors:
-            self.connection.execute(insert(schema.vectors), vectors)
-            self._queue_additions(vectors)
+                self._add_vector(place, passage.vector, collection)
 
-    def _queue_additions(self, vectors: Sequence[Mapping[str, Any]]) -> None:
+    def _add_vector(self, place: Mapping[str, int], vector: Vector, collection: str) -> None:
+        collection_id = self.ensure_collection(collection, len(vector))
+        data, crc = encode_vector(vector)
+        self._rows[schema.vectors].append({**place, "collection_id": collection_id, "data": data, "crc": crc})
         if self.queues:
-            rows = [
-                {"collection_id": row["collection_id"], "operation": "add", "passage_id": row["passage_id"]}
-                for row in vectors
-            ]
-            self.connection.execute(insert(schema.outbox), rows)
+            change = {"collection_id": collection_id, "operation": "add", "passage_id": place["passage_id"]}
+            self._rows[schema.outbox].append(change)
+
+    def _inserted(self, table: Table, row: Mapping[str, Any]) -> int:
+        """Insert one row and return the id that it was given."""
+        key = self._raw.execute(insert(table), row).inserted_primary_key
+        return int(key[0]) if key else 0
 
     def ensure_collection(self, name: str, dimension: int) -> int:
         """Return the row id of a collection that takes vectors of this vault's embedder; made if absent.
@@ -299,13 +318,16 @@ class WriteSession(ReadSession):
         Raises:
             EmbedderMismatch: It holds vectors of another one.
         """
+        if (name, dimension) not in self._collection_ids:
+            self._collection_ids[name, dimension] = self._checked_collection(name, dimension)
+        return self._collection_ids[name, dimension]
+
+    def _checked_collection(self, name: str, dimension: int) -> int:
         embedder = self.embedder.name if self.embedder else f"unnamed embedder of {dimension} dimensions"
-        row = self.connection.execute(select(schema.collections).where(schema.collections.c.name == name)).first()
+        row = self._raw.execute(select(schema.collections).where(schema.collections.c.name == name)).first()
         if row is None:
             values = {"name": name, "embedder": embedder, "dimension": dimension, "metric": "cosine"}
-            result = self.connection.execute(insert(schema.collections).values(values))
-            (collection_id,) = result.inserted_primary_key or (None,)
-            return int(collection_id or 0)
+            return self._inserted(schema.collections, values)
         if (row.embedder, row.dimension) != (embedder, dimension):
             stored = f"{row.embedder} ({row.dimension} dimensions)"
             raise EmbedderMismatch(name, stored=stored, offered=f"{embedder} ({dimension} dimensions)")
@@ -321,19 +343,39 @@ class WriteSession(ReadSession):
             "action": action,
             "detail": canonical_json(dict(detail)).decode(),
         }
-        (audit_id,) = self.connection.execute(insert(schema.audit).values(row)).inserted_primary_key or (None,)
-        about = [
+        audit_id = self._inserted(schema.audit, row)
+        self._rows[schema.audit_cubes] += [
             {"audit_id": audit_id, "position": position, "cube_id": cube_id}
             for position, cube_id in enumerate(cube_ids)
         ]
-        if about:
-            self.connection.execute(insert(schema.audit_cubes), about)
 
     def _changed(self, namespace_id: int, *, bytes_used: int = 0, removals: int = 0) -> None:
-        n = schema.namespaces
-        values = {
-            "revision": n.c.revision + 1,
-            "removals": n.c.removals + removals,
-            "bytes_used": n.c.bytes_used + bytes_used,
-        }
-        self.connection.execute(update(n).where(n.c.id == namespace_id).values(values))
+        self._deltas[namespace_id].update(revision=1, removals=removals, bytes_used=bytes_used)
+
+
+def first_counters(cube: MemCube) -> dict[str, Any]:
+    """Return the counters that a new cube begins with."""
+    behaviour = cube.header.behaviour
+    counters = {name: getattr(behaviour, name) for name in (*COUNTERS, "contribution")}
+    return {**counters, "last_used": micros(behaviour.last_used)}
+
+
+def relation_rows(cube: MemCube, namespace_id: int) -> dict[Table, list[dict[str, Any]]]:
+    """Return the rows of the tables that follow from the header."""
+    descriptive, governance = cube.header.descriptive, cube.header.governance
+    own = {"cube_id": cube.id}
+    granted = {**own, "namespace_id": namespace_id}
+    return {
+        schema.tags: [{**own, "tag": tag} for tag in dict.fromkeys(descriptive.tags)],
+        schema.links: [
+            {**own, "target": link.target, "relation": link.relation} for link in dict.fromkeys(descriptive.links)
+        ],
+        schema.grants: [
+            {**granted, "grantee": grant.grantee, "right": grant.right, "until": micros(grant.until)}
+            for grant in governance.grants
+        ],
+        schema.lineage: [
+            {**own, "position": position, "source_id": source, "source_version": version}
+            for position, (source, version) in enumerate(descriptive.lineage.sources)
+        ],
+    }
