@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 from memos_core.cube import Descriptive, Governance, Header, Lineage, MemCube, PlaintextPayload, Retention, Source
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.vault import MemVault, Passage
 from memos_core.testing import FakeClock, HashEmbedder
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -50,13 +51,26 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with tables and nothing in them: a copy is faster than migrating one for each test."""
+    root = tmp_path_factory.mktemp("empty")
+    MemVault.open(root, embedder=None).close()
+    return root / "ledger.sqlite3"
+
+
 @pytest.fixture
-def open_vault(tmp_path: Path, clock: FakeClock, embedder: HashEmbedder) -> Iterator[Callable[..., MemVault]]:
+def open_vault(
+    tmp_path: Path, empty_ledger: Path, clock: FakeClock, embedder: HashEmbedder
+) -> Iterator[Callable[..., MemVault]]:
     """Opens vaults, by default in one folder with the test's clock and embedder, and closes them in the end."""
     opened: list[MemVault] = []
 
     def factory(root: Path | None = None, **options: Any) -> MemVault:
         options = {"embedder": embedder, "clock": clock, **options}
+        if root is None and not (tmp_path / "vault").exists():
+            (tmp_path / "vault").mkdir()
+            shutil.copy(empty_ledger, tmp_path / "vault")
         opened.append(MemVault.open(root or tmp_path / "vault", **options))
         return opened[-1]
 

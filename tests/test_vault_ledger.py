@@ -30,7 +30,13 @@ def next_version(cube, text):
 
 def test_a_cube_is_read_as_it_was_written(vault, make):
     cube = make(
-        "Ünïcödé 猫 🐱\n\ttext", speaker="Ben", ref="D1:1", tags=("b", "a"), ttl_seconds=60.5, kind="turn", language="de"
+        "Ünïcödé 猫 🐱\n\ttext",
+        speaker="Ben",
+        ref="D1:1",
+        tags=("b", "a"),
+        ttl_seconds=60.5,
+        kind="turn",
+        language="de",
     )
     make.store(vault, cube)
     with vault.read() as session:
@@ -304,9 +310,7 @@ def test_without_an_embedder_words_are_enough(open_vault, make, clock):
     cube = make("cat")
     with vault.write() as session:
         (passage,) = make.passages(cube)
-        session.insert(
-            cube, passages=[type(passage)(0, 3, passage.terms, None)], dedup_key=None, author="t"
-        )
+        session.insert(cube, passages=[type(passage)(0, 3, passage.terms, None)], dedup_key=None, author="t")
     assert found(vault, clock, "cat") == ["cat"]
     vault.verify()
 

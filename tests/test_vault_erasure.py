@@ -1,0 +1,228 @@
+"""What is erased is unreachable at once and leaves no trace in any file."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from memos_core.cube import ActivationPayload, BlobRef, Link, PlaintextPayload
+from memos_core.infrastructure.vault import Passage, SearchFilter, Visibility
+
+ADA = Visibility("ada")
+INDEXES = ("exact", "chroma")
+
+
+def erase(vault, *cube_ids, visibility=ADA):
+    with vault.write() as session:
+        return session.erase(visibility, cube_ids)
+
+
+def bytes_on_disk(vault):
+    files = [path for path in vault.root.rglob("*") if path.is_file()]
+    return b"".join(path.read_bytes() for path in files)
+
+
+def activation(vault, make, *sources, data=b"tensors", user="ada"):
+    with vault.write() as session:
+        salt = session.ensure_namespace(user).salt
+        payload = ActivationPayload(
+            blob=vault.blobs.put(data, salt), fingerprint="f", token_digest="0" * 64, token_count=3, model="tiny"
+        )
+        cube = make("", user, payload=payload, sources=tuple((source.id, source.version) for source in sources))
+        session.insert(cube, passages=(), dedup_key=None, author="t")
+    return cube
+
+
+def long_text(seed):
+    """Words that occur nowhere else, some texts so long that they spill over pages of the database."""
+    dice = random.Random(seed)
+    length = dice.choice([5, 30, 300, 2000])
+    return " ".join(f"{dice.getrandbits(60):x}" for _ in range(length))
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_no_byte_of_the_erased_stays(open_vault, make, clock, embedder, index):
+    if index == "chroma":
+        pytest.importorskip("chromadb")
+    vault = open_vault(index=index)
+    kept = [make(long_text(f"kept {i}"), speaker=f"Speaker{i}") for i in range(40)]
+    gone = [make(long_text(f"gone {i}"), title=f"Doomed title {i}", tags=(f"doomedtag{i}",)) for i in range(40)]
+    for pair in zip(kept, gone, strict=True):
+        make.store(vault, *pair)
+    changed = []
+    for cube in gone[:10]:
+        newer = cube.model_copy(update={"version": 2, "payload": PlaintextPayload(text=long_text("newer " + cube.id))})
+        changed.append(newer)
+        with vault.write() as session:
+            session.replace(newer, passages=make.passages(newer), dedup_key=None, author="t", reason="r")
+            session.record_audit("ada", "ada", "link", [cube.id], {"relation": f"doomed relation {cube.id}"})
+    wanted = SearchFilter(ADA, clock.now())
+    assert vault.vector_search(wanted, embedder.embed_query("x"), 5)
+    blob = b"doomed tensors " * 100
+    derived = activation(vault, make, gone[0], gone[1], data=blob)
+    needles = [word.encode() for cube in (*gone, *changed) for word in cube.text.split()[:400:20]]
+    needles += [embedder.embed([cube.text])[0].tobytes() for cube in (*gone, *changed)]
+    needles += [b"Doomed title", b"doomedtag", b"doomed relation", b"doomed tensors", derived.id.encode()]
+    assert needles[0] in bytes_on_disk(vault)
+
+    rows = erase(vault, *[cube.id for cube in gone])
+    assert rows.derived_ids == (derived.id,)
+    assert (rows.versions, rows.vectors, len(rows.blob_addresses)) == (51, 40, 1)
+    assert vault.purge() == ()
+    disk = bytes_on_disk(vault)
+    assert [needle for needle in needles if needle in disk] == []
+    assert all(cube.text.encode()[:20] in disk for cube in kept)
+    vault.close()
+    assert [needle for needle in needles if needle in bytes_on_disk(vault)] == []
+    again = open_vault(index=index)
+    assert len(again.vector_search(wanted, embedder.embed_query("x"), 99)) == 40
+    again.verify()
+
+
+def test_erasure_follows_lineage_and_nothing_else(vault, make, clock):
+    source, other, unrelated = make("a"), make("b"), make("c")
+    make.store(vault, source, other, unrelated)
+    kv = activation(vault, make, source, other)
+    second = activation(vault, make, kv, data=b"more")
+    alone = activation(vault, make, unrelated, data=b"alone")
+    with vault.read() as session:
+        assert session.derived(ADA, [source.id]) == [kv.id, second.id]
+        assert session.derived("ada", [source.id], recursive=False) == [kv.id]
+    rows = erase(vault, source.id)
+    assert set(rows.cube_ids) == {source.id, kv.id, second.id}
+    with vault.read() as session:
+        assert {cube.id for cube in session.listing(ADA, limit=9, now=clock.now())} == {
+            other.id,
+            unrelated.id,
+            alone.id,
+        }
+    assert vault.purge() == ()
+    assert set(vault.blobs.addresses()) == {alone.payload.blob.address}
+    vault.verify()
+
+
+def test_a_blob_that_another_cube_uses_stays(vault, make):
+    one, two = make("a"), make("b")
+    make.store(vault, one, two)
+    first, second = activation(vault, make, one), activation(vault, make, two)
+    assert first.payload.blob == second.payload.blob
+    assert erase(vault, one.id).blob_addresses == ()
+    vault.purge()
+    assert list(vault.blobs.addresses()) == [second.payload.blob.address]
+    erase(vault, two.id)
+    vault.purge()
+    assert list(vault.blobs.addresses()) == []
+
+
+def test_nobody_erases_what_they_cannot_see(vault, make):
+    cube, session_cube = make("a"), make("b", session="S1")
+    make.store(vault, cube, session_cube)
+    assert erase(vault, cube.id, "nonsense", visibility=Visibility("bob")).cube_ids == ()
+    assert erase(vault, session_cube.id, visibility=Visibility("ada", session="S2")).cube_ids == ()
+    with vault.read() as session:
+        assert session.cube(ADA, cube.id) == cube
+        assert session.cube(ADA, session_cube.id) == session_cube
+
+
+def test_what_was_made_in_another_session_goes_without_being_named(vault, make):
+    source = make("a")
+    make.store(vault, source)
+    hidden = make("made", session="S1", sources=((source.id, 1),))
+    make.store(vault, hidden)
+    rows = erase(vault, source.id, visibility=Visibility("ada", session="S2"))
+    assert rows.cube_ids == (source.id,)
+    with vault.read() as session:
+        assert session.cube(ADA, hidden.id) is None
+
+
+def test_links_to_the_erased_go_with_it(vault, make):
+    target = make("target")
+    make.store(vault, target)
+    cube = make("from", links=(Link(target=target.id, relation="about"),))
+    make.store(vault, cube)
+    erase(vault, target.id)
+    with vault.read() as session:
+        assert session.cube(ADA, cube.id).header.descriptive.links == ()
+    vault.verify()
+
+
+def test_a_reader_that_holds_the_log_leaves_the_erasure_pending(vault, make, clock):
+    cube = make("secretword")
+    make.store(vault, cube)
+    with vault.read() as session:
+        session.count(ADA, now=clock.now())
+        erase(vault, cube.id)
+        (pending,) = vault.purge()
+        assert "reader" in pending
+    with vault.read() as session:
+        assert session.cube(ADA, cube.id) is None
+    assert vault.purge() == ()
+    assert vault.purge() == ()
+    assert b"secretword" not in bytes_on_disk(vault)
+
+
+def test_quota_is_given_back(vault, make):
+    cube = make("äöü")
+    make.store(vault, cube)
+    with vault.read() as session:
+        assert session.bytes_used("ada") == 6
+    erase(vault, cube.id)
+    with vault.read() as session:
+        assert session.bytes_used("ada") == 0
+
+
+@pytest.mark.parametrize("change", ["version", "state", "erase", "expiry", "session"])
+def test_an_activation_serves_only_while_its_sources_stand(vault, make, clock, change):
+    source = make("a", ttl_seconds=60, expires_at=clock.now().replace(hour=13), session="S1")
+    make.store(vault, source)
+    kv = activation(vault, make, source)
+    with vault.read() as session:
+        assert session.activations(ADA, "f", clock.now()) == [(kv.id, kv.payload)]
+        assert session.activations(ADA, "other", clock.now()) == []
+        assert session.activations(Visibility("bob"), "f", clock.now()) == []
+    visibility = ADA
+    with vault.write() as session:
+        if change == "version":
+            newer = source.model_copy(update={"version": 2})
+            session.replace(newer, passages=(), dedup_key=None, author="t", reason="r")
+        elif change == "state":
+            session.set_state(source.id, "archived", author="t", reason="r")
+        elif change == "erase":
+            session.erase(ADA, [source.id])
+    if change == "expiry":
+        clock.advance(7200)
+    elif change == "session":
+        visibility = Visibility("ada", session="S2")
+    with vault.read() as session:
+        assert session.activations(visibility, "f", clock.now()) == []
+
+
+def test_blobs_of_two_namespaces_lie_at_two_addresses(vault, make):
+    with vault.write() as session:
+        salts = [session.ensure_namespace(name).salt for name in ("ada", "bob")]
+    refs = [vault.blobs.put(b"same", salt) for salt in salts]
+    assert isinstance(refs[0], BlobRef)
+    assert refs[0].address != refs[1].address
+
+
+def test_reembedding_leaves_no_trace_of_old_vectors_after_an_erasure(open_vault, make, clock, embedder):
+    pytest.importorskip("chromadb")
+    vault = open_vault(index="chroma")
+    cubes = [make(f"text number {i}") for i in range(5)]
+    make.store(vault, *cubes)
+    wanted = SearchFilter(ADA, clock.now())
+    vault.vector_search(wanted, embedder.embed_query("text"), 5)
+    vault.reembed(
+        structure=lambda model, them: [
+            [Passage(0, len(c.text), Counter(c.text.split()), model.embed([c.text.upper() + " other"])[0])]
+            for c in them
+        ]
+    )
+    assert len(vault.vector_search(wanted, embedder.embed_query("text"), 5)) == 5
+    erase(vault, cubes[0].id)
+    assert vault.purge() == ()
+    disk = bytes_on_disk(vault)
+    assert embedder.embed([cubes[0].text])[0].tobytes() not in disk
+    assert embedder.embed([cubes[0].text.upper() + " other"])[0].tobytes() not in disk
