@@ -6,7 +6,8 @@ import inspect
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import safetensors
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
+from transformers.utils import logging as hf_logging
 
 from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, refusal
 from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
@@ -104,7 +106,11 @@ class FolderSource(Source):
         return self._load(AutoConfig.from_pretrained, "configuration")
 
     def tokenizer(self) -> Any:
-        return self._load(AutoTokenizer.from_pretrained, "tokenizer")
+        tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
+        if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+            # transformers makes an empty tokenizer where the files are missing, and reports nothing.
+            raise self._not_found("tokenizer", "it has no vocabulary")
+        return tokenizer
 
     def model(self) -> Any:
         config = self.config()
@@ -122,14 +128,19 @@ class FolderSource(Source):
         return folder_digest(Path(config_file).parent)
 
     def _load(self, load: Callable[..., Any], what: str, **options: Any) -> Any:
+        quiet = without_progress_bars() if Path(self.location).is_dir() else nullcontext()
         try:
-            return load(self.location, trust_remote_code=self.trust_remote_code, **options)
+            with quiet:
+                return load(self.location, trust_remote_code=self.trust_remote_code, **options)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise ModelNotFound(
-                f"the {what} of model {self.name!r} cannot be loaded: {error}. Give a folder that holds config.json, "
-                "*.safetensors and tokenizer.json, or the id of a model on the hub that is in the local cache or "
-                "can be fetched"
-            ) from error
+            raise self._not_found(what, str(error)) from error
+
+    def _not_found(self, what: str, reason: str) -> ModelNotFound:
+        return ModelNotFound(
+            f"the {what} of model {self.name!r} cannot be loaded: {reason}. Give a folder that holds config.json, "
+            "*.safetensors and tokenizer.json, or the id of a model on the hub that is in the local cache or "
+            "can be fetched"
+        )
 
 
 class LoadedModel:
@@ -248,6 +259,18 @@ def shared_model(source: FolderSource) -> LoadedModel:
         if model is None:
             model = _registry[source.key] = LoadedModel(source)
         return model
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar while it reads local files; a download keeps its own."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def locate(location: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from memos_core.engine.tokens import Tokens, common_prefix
-from memos_core.errors import UnsupportedOption
+from memos_core.errors import InvalidInput, UnsupportedOption
 from memos_core.records import Message
 from memos_core.render import NOTES_V1, MemoryBlock, with_memory
 
@@ -90,6 +90,7 @@ class PromptBuilder:
         """Return the prompt for ``messages`` with ``block`` in front.
 
         Raises:
+            InvalidInput: The prompt is empty.
             UnsupportedOption: The chat template refuses these messages in every form that is tried.
         """
         block = self.neutral_block(block)
@@ -103,6 +104,8 @@ class PromptBuilder:
         if not self.has_template and tools:
             notes += ("the model has no chat template, so it is not shown the tools",)
         stop = () if self.has_template else PLAIN_V1.stop
+        if not ids:
+            raise InvalidInput("the chat template makes an empty prompt of these messages")
         opens = start >= 0 and rendered[:start] == self.opening(tools)
         return Prompt(tuple(ids), max(counts, default=0), opens, ends, stop, notes)
 

@@ -24,9 +24,9 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The token ids of a stored KV cache, under the address that they were read from."""
+    """The token ids of a stored KV cache, and their digest."""
 
-    address: str
+    digest: str
     token_ids: TokenIds
 
 
@@ -69,7 +69,7 @@ class PrefixCache:
             stored: Every chain that ``owner`` may use now; others of the same owner are forgotten here.
             read: Reads a blob; called only for chains whose ids are unknown and may share more than the best so far.
         """
-        self._keep_only(owner, {each.cube_id: each.payload.blob.address for each in stored})
+        self._keep_only(owner, {each.cube_id: each.payload.token_digest for each in stored})
         limit = len(token_ids) - 1
         best: tuple[StoredActivation, int] | None = None
         whole = whole_prefixes(stored, token_ids, limit)
@@ -86,7 +86,7 @@ class PrefixCache:
                 if reads == MAX_READ_FOR_IDS:
                     continue
                 reads += 1
-                chain = self._learn(owner, each, read_token_ids(read(each), each.payload))
+                chain = self._learn(owner, each.cube_id, read_token_ids(read(each), each.payload))
             shared = shared_length(chain.token_ids, token_ids, limit)
             if shared > (best[1] if best else 0):
                 best = each, shared
@@ -102,11 +102,11 @@ class PrefixCache:
                 return blob
         blob = make()
         self.keep(owner, stored.cube_id, blob)
-        self._learn(owner, stored, blob.token_ids)
         return blob
 
     def keep(self, owner: str, cube_id: str, blob: KVBlob) -> None:
-        """Hold ``blob`` in memory, and let go of the least recently used ones above the budget."""
+        """Hold ``blob`` in memory, and let go of the least recently used ones above the budget; remember its ids."""
+        self._learn(owner, cube_id, blob.token_ids)
         if blob.size_bytes > self.max_bytes:
             return
         with self._lock:
@@ -134,7 +134,7 @@ class PrefixCache:
         with self._lock:
             chains = self._chains.get(owner, {})
             known = {*chains, *(cube_id for each, cube_id in self._loaded if each == owner)}
-            changed = {cube_id for cube_id, chain in chains.items() if live.get(cube_id) != chain.address}
+            changed = {cube_id for cube_id, chain in chains.items() if live.get(cube_id) != chain.digest}
             self._forget(owner, (known - live.keys()) | changed)
 
     def _forget(self, owner: str, cube_ids: set[str]) -> None:
@@ -157,10 +157,10 @@ class PrefixCache:
         with self._lock:
             return self._chains.get(owner, {}).get(stored.cube_id)
 
-    def _learn(self, owner: str, stored: StoredActivation, token_ids: TokenIds) -> Chain:
-        chain = Chain(stored.payload.blob.address, token_ids)
+    def _learn(self, owner: str, cube_id: str, token_ids: TokenIds) -> Chain:
+        chain = Chain(token_digest(token_ids), token_ids)
         with self._lock:
-            self._chains.setdefault(owner, {})[stored.cube_id] = chain
+            self._chains.setdefault(owner, {})[cube_id] = chain
         return chain
 
 
