@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from memos_core.cube import Descriptive, Governance, Header, Lineage, MemCube, PlaintextPayload, Retention, Source
+from memos_core.cube import (
+    ActivationPayload,
+    Descriptive,
+    Governance,
+    Header,
+    Lineage,
+    MemCube,
+    PlaintextPayload,
+    Retention,
+    Source,
+)
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.vault import MemVault, Passage
 from memos_core.testing import FakeClock, HashEmbedder
@@ -114,6 +124,15 @@ class CubeMaker:
         with vault.write() as session:
             for cube in cubes:
                 session.insert(cube, passages=self.passages(cube), dedup_key=None, author="test", **options)
+
+    def activation(self, vault: MemVault, *sources: MemCube, data: bytes = b"tensors", user: str = "ada") -> MemCube:
+        """Store a KV cache made from ``sources``, its blob included."""
+        with vault.write() as session:
+            blob = vault.blobs.put(data, session.ensure_namespace(user).salt)
+            payload = ActivationPayload(blob=blob, fingerprint="f", token_digest="0" * 64, token_count=3, model="tiny")
+            cube = self("", user, payload=payload, sources=tuple((source.id, source.version) for source in sources))
+            session.insert(cube, passages=(), dedup_key=None, author="test")
+        return cube
 
 
 def take(fields: dict[str, Any], model: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from memos_core.cube import ActivationPayload, BlobRef, Link, PlaintextPayload
+from memos_core.cube import BlobRef, Link, PlaintextPayload
 from memos_core.infrastructure.vault import Passage, SearchFilter, Visibility
 
 ADA = Visibility("ada")
@@ -22,17 +22,6 @@ def erase(vault, *cube_ids, visibility=ADA):
 def bytes_on_disk(vault):
     files = [path for path in vault.root.rglob("*") if path.is_file()]
     return b"".join(path.read_bytes() for path in files)
-
-
-def activation(vault, make, *sources, data=b"tensors", user="ada"):
-    with vault.write() as session:
-        salt = session.ensure_namespace(user).salt
-        payload = ActivationPayload(
-            blob=vault.blobs.put(data, salt), fingerprint="f", token_digest="0" * 64, token_count=3, model="tiny"
-        )
-        cube = make("", user, payload=payload, sources=tuple((source.id, source.version) for source in sources))
-        session.insert(cube, passages=(), dedup_key=None, author="t")
-    return cube
 
 
 def long_text(seed):
@@ -61,7 +50,7 @@ def test_no_byte_of_the_erased_stays(open_vault, make, clock, embedder, index):
     wanted = SearchFilter(ADA, clock.now())
     assert vault.vector_search(wanted, embedder.embed_query("x"), 5)
     blob = b"doomed tensors " * 100
-    derived = activation(vault, make, gone[0], gone[1], data=blob)
+    derived = make.activation(vault, gone[0], gone[1], data=blob)
     needles = [word.encode() for cube in (*gone, *changed) for word in cube.text.split()[:400:20]]
     needles += [embedder.embed([cube.text])[0].tobytes() for cube in (*gone, *changed)]
     needles += [b"Doomed title", b"doomedtag", b"doomed relation", b"doomed tensors", derived.id.encode()]
@@ -84,9 +73,9 @@ def test_no_byte_of_the_erased_stays(open_vault, make, clock, embedder, index):
 def test_erasure_follows_lineage_and_nothing_else(vault, make, clock):
     source, other, unrelated = make("a"), make("b"), make("c")
     make.store(vault, source, other, unrelated)
-    kv = activation(vault, make, source, other)
-    second = activation(vault, make, kv, data=b"more")
-    alone = activation(vault, make, unrelated, data=b"alone")
+    kv = make.activation(vault, source, other)
+    second = make.activation(vault, kv, data=b"more")
+    alone = make.activation(vault, unrelated, data=b"alone")
     with vault.read() as session:
         assert session.derived(ADA, [source.id]) == [kv.id, second.id]
         assert session.derived("ada", [source.id], recursive=False) == [kv.id]
@@ -106,7 +95,7 @@ def test_erasure_follows_lineage_and_nothing_else(vault, make, clock):
 def test_a_blob_that_another_cube_uses_stays(vault, make):
     one, two = make("a"), make("b")
     make.store(vault, one, two)
-    first, second = activation(vault, make, one), activation(vault, make, two)
+    first, second = make.activation(vault, one), make.activation(vault, two)
     assert first.payload.blob == second.payload.blob
     assert erase(vault, one.id).blob_addresses == ()
     vault.purge()
@@ -177,7 +166,7 @@ def test_quota_is_given_back(vault, make):
 def test_an_activation_serves_only_while_its_sources_stand(vault, make, clock, change):
     source = make("a", ttl_seconds=60, expires_at=clock.now().replace(hour=13), session="S1")
     make.store(vault, source)
-    kv = activation(vault, make, source)
+    kv = make.activation(vault, source)
     with vault.read() as session:
         assert session.activations(ADA, "f", clock.now()) == [(kv.id, kv.payload)]
         assert session.activations(ADA, "other", clock.now()) == []

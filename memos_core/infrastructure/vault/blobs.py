@@ -46,7 +46,7 @@ class BlobStore:
         """
         address = hashlib.sha256(salt + data).hexdigest()
         try:
-            if not self._is_whole(address, len(data)):
+            if not self._is_whole(address, data):
                 self._write_local(address, data) if self._local else self._fs.pipe_file(self._path(address), data)
         except OSError as error:
             raise VaultWriteFailed(f"storing a blob of {len(data):,} bytes: {error}; nothing was changed") from error
@@ -96,9 +96,12 @@ class BlobStore:
             raise BlobDamaged(address, "is no address")
         return f"{self._root}/{address[:2]}/{address}{SUFFIX}"
 
-    def _is_whole(self, address: str, size_bytes: int) -> bool:
+    def _is_whole(self, address: str, data: bytes) -> bool:
+        """Tell whether the blob is there and undamaged: storing a damaged one again repairs it."""
         path = self._path(address)
-        return bool(self._fs.exists(path)) and self._fs.size(path) == size_bytes
+        if not self._fs.exists(path) or self._fs.size(path) != len(data):
+            return False
+        return bool(self._fs.cat_file(path) == data)
 
     def _write_local(self, address: str, data: bytes) -> None:
         """Write to a temporary file beside the target, make it durable, then rename: whole or absent, never half."""

@@ -14,6 +14,9 @@ from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.index.base import Place, VectorIndex, load_vectors
 from memos_core.infrastructure.vault.values import PassageHit
 
+MIN_STEP = 64
+"""Fewest proposals that are put to the ledger in one question."""
+
 __all__ = ["exceeds", "nearest", "place_of", "similarities", "unit"]
 
 
@@ -48,15 +51,33 @@ def exceeds(connection: Connection, place: Place, limit: int) -> bool:
 
 
 def nearest(
-    connection: Connection, index: VectorIndex, place: Place, vector: Vector, *, k: int, condition: ColumnElement[bool]
+    connection: Connection,
+    index: VectorIndex,
+    place: Place,
+    vector: Vector,
+    *,
+    k: int,
+    condition: ColumnElement[bool],
+    min_score: float,
 ) -> list[PassageHit]:
     """Return the ``k`` passages nearest to ``vector`` among those whose cubes meet ``condition``, nearest first."""
     hits: list[PassageHit] = []
+    step = max(MIN_STEP, k + k // 4)  # some of what is proposed may not be seen: ask for a little more than k at once
     for ids, scores in index.candidates(connection, place, vector):
-        hits += passing(connection, dict(zip(ids.tolist(), scores.tolist(), strict=True)), condition)
-        if len(hits) >= k:
+        near = scores >= min_score
+        ids, scores = ids[near], scores[near]
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
+            hits += passing(connection, dict(zip(ids[part].tolist(), scores[part].tolist(), strict=True)), condition)
+            if len(hits) >= k:
+                return sorted(hits, key=nearness)[:k]
+        if not near.all():
             break
-    return sorted(hits, key=lambda hit: (-hit.score, hit.passage_id))[:k]
+    return sorted(hits, key=nearness)
+
+
+def nearness(hit: PassageHit) -> tuple[float, int]:
+    return -hit.score, hit.passage_id
 
 
 def passing(connection: Connection, scores: dict[int, float], condition: ColumnElement[bool]) -> list[PassageHit]:

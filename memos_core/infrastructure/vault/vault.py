@@ -125,9 +125,15 @@ class MemVault:
     # Search by vector
 
     def vector_search(
-        self, filter: SearchFilter, vector: Vector, k: int, collection: str = DEFAULT_COLLECTION
+        self,
+        filter: SearchFilter,
+        vector: Vector,
+        k: int,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        min_score: float = -2.0,
     ) -> list[PassageHit]:
-        """Return the ``k`` visible passages nearest to ``vector`` by cosine, nearest first.
+        """Return the ``k`` visible passages nearest to ``vector`` by cosine, nearest first; none below ``min_score``.
 
         What was committed before the call, by any process, is found.
 
@@ -146,10 +152,10 @@ class MemVault:
             query = searching.unit(vector, row.dimension)
             index = self._index(connection, place)
             if index is self.exact:
-                return searching.nearest(connection, index, place, query, k=k, condition=condition)
+                return searching.nearest(connection, index, place, query, k=k, condition=condition, min_score=min_score)
         index.prepare()  # may write, so the view of the ledger is taken after it
         with self.ledger.read() as connection:
-            return searching.nearest(connection, index, place, query, k=k, condition=condition)
+            return searching.nearest(connection, index, place, query, k=k, condition=condition, min_score=min_score)
 
     def similarities(
         self, passage_ids: Sequence[int], vector: Vector, collection: str = DEFAULT_COLLECTION
