@@ -155,8 +155,8 @@ class MemOperator:
         if draft.rejected or len(vectors) != 1:
             return ()  # only short texts: a shared passage does not make two documents the same
         seen = self.governance.search_filter(principal, MemoryCall(query="*"))
-        hits = self.vault.vector_search(seen, vectors[0], 3)
-        return tuple(hit.cube_id for hit in hits if hit.score >= self.fusion.near_duplicate)
+        hits = self.vault.vector_search(seen, vectors[0], 3, min_score=self.fusion.near_duplicate)
+        return tuple(hit.cube_id for hit in hits)
 
     def commit(self, session: WriteSession, principal: Principal, draft: Draft, near: tuple[str, ...]) -> Receipt:
         """Insert one draft, or say why not. Duplicates are decided here, inside the transaction."""
