@@ -6,14 +6,16 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 from engine_parts import FACTS, ask, cubes, engine
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from memos_core.engine import HFEngine
 from memos_core.engine.kv.codec import decode, encode, read_token_ids
 from memos_core.errors import BlobDamaged, ContextOverflow, InjectionUnavailable, InvalidInput, VaultWriteFailed
 from memos_core.records import Message, Placement
 from memos_core.render import MemoryBlock, render_block
-from memos_core.testing.models import FAMILIES, DictActivations, tiny_model
+from memos_core.testing.models import FAMILIES, DictActivations, tiny_model, tiny_tokenizer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -310,3 +312,41 @@ def test_a_model_in_training_mode_is_switched_to_answering() -> None:
     model, tokenizer = tiny_model("llama", attention_dropout=0.5)
     expected = HFEngine.from_model(model, tokenizer).generate(ask("text", cubes())).text
     assert HFEngine.from_model(model.train(), tokenizer).generate(ask("text", cubes())).text == expected
+
+
+SIZES = {"vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2}
+OTHERS: dict[str, dict[str, Any]] = {
+    "gpt2": {**SIZES, "num_attention_heads": 2, "n_positions": 512},
+    "bloom": {**SIZES, "n_layer": 2, "n_head": 2},
+    "mamba": {**SIZES, "state_size": 8},
+    "rwkv": {**SIZES, "context_length": 512},
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_any_other_family_answers_as_transformers_does(family: str) -> None:
+    """Learned positions, ALiBi, a running state, and a model without ``past_key_values``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **OTHERS[family], initializer_range=0.2)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    runner = HFEngine.from_model(model, tiny_tokenizer(), name=family)
+    memories, store = cubes(), DictActivations()
+    request = ask("text", memories)
+    ids = torch.tensor([runner._loaded.prompts.build(request.messages, request.block).token_ids])
+    plain = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, eos_token_id=2, pad_token_id=0
+    )
+    text = runner.generate(request).text
+    assert text == runner._loaded.tokens.decode(plain[0, ids.shape[1] :].tolist())
+    for _ in range(2):
+        reply = runner.generate(ask("kv", memories, store=store))
+        assert reply.text == text
+    keeps = Placement.KV in runner.capabilities.placements
+    assert keeps == (family in {"gpt2", "bloom"})
+    assert (reply.usage.memory_tokens > 0) == keeps
+    assert keeps or "cannot be reused" in reply.plan.memories[0].reason
+
+
+def test_forgetting_needs_no_model() -> None:
+    HFEngine.from_pretrained("nobody/no-such-model").drop("ada", ["kv-1"])

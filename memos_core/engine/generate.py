@@ -11,7 +11,7 @@ import torch
 
 from memos_core.engine.decode import Detokenizer, StopStrings
 from memos_core.engine.kv.cache import container, layer_types, new_cache, snapshot
-from memos_core.engine.kv.codec import KVBlob
+from memos_core.engine.kv.codec import KVBlob, TokenIds
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.resolve import Reuse, Work
 from memos_core.engine.sampling import Sampler
@@ -66,7 +66,8 @@ class Session:
     def prefill(self, token_ids: Sequence[int]) -> Generator[str, None, None]:
         """Compute ``token_ids`` in parts, with an empty yield after each."""
         # Layers with a running state are only defined for a prompt that arrives in one piece.
-        step = PREFILL_TOKENS if self.loaded.refusal is None else max(1, len(token_ids))
+        whole = self.loaded.refusal is not None or self.cache is None
+        step = max(1, len(token_ids)) if whole else PREFILL_TOKENS
         for start in range(0, len(token_ids), step):
             self.feed(token_ids[start : start + step])
             yield ""
@@ -81,9 +82,9 @@ class Session:
         output = self.model(input_ids=torch.tensor([list(unseen)], device=self.model.device), **options)
         self.logits = output.logits[0, -1]
 
-    def snapshot(self, work_ids: Any, fingerprint: str) -> KVBlob | None:
+    def snapshot(self, token_ids: TokenIds, fingerprint: str) -> KVBlob | None:
         """Return the cache as it is now, or None where it does not hold exactly the tokens so far."""
-        return snapshot(self.cache, work_ids, fingerprint, layer_types(self.model.config))
+        return snapshot(self.cache, token_ids, fingerprint, layer_types(self.model.config))
 
 
 def build(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[Session, KVBlob | None, float]]:

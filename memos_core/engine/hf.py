@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from memos_core.engine.kv.codec import RAW, KVBlob, as_token_ids, encode, token_
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
 from memos_core.engine.prompt import PROBE
-from memos_core.engine.resolve import Work, find_prefix, resolve, room, settle
+from memos_core.engine.resolve import Work, find_prefix, kv_refusal, resolve, room, settle
 from memos_core.engine.worker import Done, Failed, Piece, Worker
 from memos_core.errors import InjectionUnavailable, InvalidInput, VaultError
 from memos_core.records import InjectionPlan, Placement, Reply, ReplyChunk, Usage
@@ -47,6 +48,7 @@ class HFEngine(Engine):
         self._kv_memory_bytes = kv_memory_bytes
         self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
         self._prefix_cache: PrefixCache | None = None
+        self._lock = threading.Lock()
         self._pid = os.getpid()
 
     @classmethod
@@ -138,8 +140,8 @@ class HFEngine(Engine):
         return self._built(work, blob, seconds)
 
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
-        if self._prefix_cache is not None:
-            self._prefix_cache.drop(owner, cube_ids)
+        if self._prefix_cache is not None:  # forgetting must not need a model that was never loaded
+            self._prefixes().drop(owner, cube_ids)
 
     def close(self) -> None:
         self._worker.close()
@@ -149,22 +151,22 @@ class HFEngine(Engine):
         if self._pid != os.getpid():
             # Locks that other threads held at the fork stay locked for ever in the child.
             self._loaded.after_fork()
-            self._prefix_cache, self._pid = None, os.getpid()
-        if self._prefix_cache is None:
-            self._prefix_cache = PrefixCache(self._kv_memory_bytes, self._loaded.window)
-        return self._prefix_cache
+            self._lock, self._prefix_cache, self._pid = threading.Lock(), None, os.getpid()
+        window = self._loaded.window
+        with self._lock:
+            if self._prefix_cache is None:
+                self._prefix_cache = PrefixCache(self._kv_memory_bytes, window)
+            return self._prefix_cache
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
         return resolve(self._loaded, self._prefixes(), request)
 
     def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
-        refusal = self._loaded.refusal
+        refusal = kv_refusal(self._loaded)
         prompt = self._loaded.prompts.build([PROBE], block)
         if refusal is None and not prompt.memory_end:
             refusal = "the chat template changes the memory block"
-        if refusal is None and not self._loaded.layout:
-            refusal = "the model's cache does not hold the keys and values of every token"
         if refusal is not None:
             raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, refusal))
         prompt = replace(prompt, token_ids=prompt.token_ids[: prompt.memory_end])

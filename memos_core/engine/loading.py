@@ -29,6 +29,7 @@ BUNDLED = {"memos-reader": Path(__file__).parent / "reader"}
 """Models that ship with this package, by name."""
 
 UNBOUNDED = 1_000_000_000
+NO_KV = "its cache does not hold the keys and values of every token"
 
 _registry: weakref.WeakValueDictionary[tuple[Any, ...], LoadedModel] = weakref.WeakValueDictionary()
 _registry_lock = threading.Lock()
@@ -176,9 +177,9 @@ class LoadedModel:
 
     @property
     def refusal(self) -> str | None:
-        """Why the KV of this model cannot be stored, or None."""
+        """Why the KV of this model cannot be stored, or None. What only a loaded model shows counts once it is."""
         made: str | None = self._once("refusal", lambda: refusal(self.config))
-        return made
+        return NO_KV if made is None and self._parts.get("layout", ()) is None else made
 
     @property
     def layout(self) -> tuple[Layout, ...] | None:

@@ -18,7 +18,7 @@ from memos_core.errors import BlobDamaged, ContextOverflow, InjectionUnavailable
 from memos_core.records import InjectionPlan, Placement, PlannedMemory
 from memos_core.render import MemoryBlock
 
-__all__ = ["Reuse", "Work", "find_prefix", "resolve", "settle"]
+__all__ = ["Reuse", "Work", "find_prefix", "kv_refusal", "resolve", "room", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,17 @@ def kv_obstacle(loaded: LoadedModel, request: EngineRequest) -> str | None:
         return "text was asked for"
     if inject == "lora":
         return "no adapter"
-    if loaded.refusal is not None:
-        return f"the KV of this model cannot be reused: {loaded.refusal}"
-    if request.activations is None:
-        return "no store of KV caches was given"
-    return None if loaded.layout else "the model's cache does not hold the keys and values of every token"
+    reason = kv_refusal(loaded)
+    if reason is not None:
+        return f"the KV of this model cannot be reused: {reason}"
+    return "no store of KV caches was given" if request.activations is None else None
+
+
+def kv_refusal(loaded: LoadedModel) -> str | None:
+    """Return why the KV of this model cannot be stored, or None. Loads the model unless its configuration tells."""
+    if loaded.refusal is None:
+        _ = loaded.layout  # computes one token, once, to see what the model really keeps
+    return loaded.refusal
 
 
 def refuse_if_strict(request: EngineRequest, obstacle: str | None) -> None:

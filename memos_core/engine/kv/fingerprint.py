@@ -79,9 +79,9 @@ def without_volatile(value: Any) -> Any:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the sha256 over every safetensors file of a model folder, in the order of their names."""
+    """Return the sha256 over the safetensors files, and any Python code, of a model folder, in order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.py")]):
         digest.update(f"{path.name}:{file_digest(path)}\n".encode())
     return digest.hexdigest()
 
