@@ -45,6 +45,12 @@ def greedy(model: Any, ids: list[int], cache: Any, count: int) -> list[int]:
         output = model(input_ids=torch.tensor([tokens[-1:]]), past_key_values=cache, use_cache=True)
 
 
+def divergence(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest Kullback-Leibler divergence at any position; both ``[positions, vocabulary]``."""
+    pair = logits.log_softmax(-1), expected.log_softmax(-1)
+    return float(torch.nn.functional.kl_div(*pair, log_target=True, reduction="none").sum(-1).max())
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_after_a_stored_prefix_are_those_of_the_full_prompt(family: str, attention: str) -> None:
@@ -57,10 +63,7 @@ def test_logits_after_a_stored_prefix_are_those_of_the_full_prompt(family: str, 
         with torch.inference_mode():
             rest = model(input_ids=torch.tensor([ids[split:]]), past_key_values=cache).logits[0]
         assert (rest - full[split:]).abs().max() <= 1e-4
-        divergence = torch.nn.functional.kl_div(
-            rest.log_softmax(-1), full[split:].log_softmax(-1), log_target=True, reduction="none"
-        ).sum(-1)
-        assert divergence.max() <= 1e-6
+        assert divergence(rest, full[split:]) <= 1e-6
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -71,6 +74,21 @@ def test_64_greedy_tokens_are_the_same(family: str, attention: str) -> None:
     expected = greedy(model, ids, new_cache(model.config), 64)
     for split in (7, 31):
         assert greedy(model, ids, container(model.config, stored(model, ids[:split]), split), 64) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_in_bfloat16_a_stored_prefix_adds_no_more_noise_than_the_dtype(family: str) -> None:
+    model, _ = tiny_model(family, initializer_range=0.05)
+    ids = prompt_ids()
+    exact = model(input_ids=torch.tensor([ids])).logits[0]
+    model = model.to(torch.bfloat16)
+    full = model(input_ids=torch.tensor([ids])).logits[0].float()
+    for split in (7, 16, 31):
+        cache = container(model.config, stored(model, ids[:split]), split)
+        rest = model(input_ids=torch.tensor([ids[split:]]), past_key_values=cache).logits[0].float()
+        assert (rest - full[split:]).abs().max() <= (full - exact).abs().max()
+        assert divergence(rest, full[split:]) <= 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

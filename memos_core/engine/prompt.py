@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from jinja2 import TemplateError
@@ -121,7 +122,7 @@ class PromptBuilder:
 
     def neutral_message(self, message: Message) -> Message:
         # System and assistant text is the program's own; what people and tools say is data.
-        if message.role in {"system", "assistant"}:
+        if message.role in {"system", "developer", "assistant"}:
             return message
         text, _ = self.tokens.neutralise(message.content)
         return message.model_copy(update={"content": text})
@@ -134,7 +135,9 @@ class PromptBuilder:
         if ends is None:
             counts = [common_prefix(ids, self.tokens.encode(rendered[:offset])[0]) for offset in offsets]
         else:
-            counts = [bisect_right(ends, offset) for offset in offsets]
+            # Up to the first token that ends later, even if a tokenizer gives offsets out of order.
+            furthest = list(accumulate(ends, max))
+            counts = [bisect_right(furthest, offset) for offset in offsets]
         return bos + ids, [len(bos) + count for count in counts]
 
     def render(
