@@ -158,10 +158,21 @@ class ChromaIndex(VectorIndex):
         with self._exclusive(wait_seconds) as held:
             if not held or not self._reopened_if_behind():
                 return 0
-            while rows := self._waiting():
-                self._take_over(rows)
-                applied += len(rows)
+            with self._changing_files():
+                while rows := self._waiting():
+                    if not self._take_over(rows):
+                        break
+                    applied += len(rows)
         return applied
+
+    @contextmanager
+    def _changing_files(self) -> Iterator[None]:
+        """Hold the seal open. If the block raises or the process dies, it stays open and a new generation is made."""
+        assert self._opened is not None
+        folder = generations.folder_of(self.folder, self._opened.state.generation)
+        generations.unseal(folder)
+        yield
+        generations.seal(folder)
 
     def _waiting(self) -> Sequence[Row[Any]]:
         assert self._opened is not None
@@ -170,23 +181,33 @@ class ChromaIndex(VectorIndex):
             query = select(o).where(o.c.seq > self._opened.state.applied_seq)
             return connection.execute(query.order_by(o.c.seq).limit(PAGE)).all()
 
-    def _take_over(self, rows: Sequence[Row[Any]]) -> None:
-        """Bring one part of the outbox into Chroma, then record it. Doing it twice does no harm."""
+    def _take_over(self, rows: Sequence[Row[Any]]) -> bool:
+        """Bring one part of the outbox into Chroma, then record it. Doing it twice does no harm.
+
+        Returns:
+            False if the files turned out to be damaged; the next search makes new ones.
+        """
         opened = self._opened
         assert opened is not None
         removed = {row.passage_id for row in rows if row.operation == "remove"}
         added = [row.passage_id for row in rows if row.operation == "add" and row.passage_id not in removed]
         for collection_id in {row.collection_id for row in rows}:
-            collection = self._collection(opened.client, collection_id)
             with self.ledger.read() as connection:
-                self._add(collection, vectors_of(connection, collection_id, added))
-            for part in parts(sorted(removed)):
-                collection.delete(ids=[str(passage_id) for passage_id in part])
+                entries = vectors_of(connection, collection_id, added)
+            try:
+                collection = self._collection(opened.client, collection_id)
+                self._add(collection, entries)
+                for part in parts(sorted(removed)):
+                    collection.delete(ids=[str(passage_id) for passage_id in part])
+            except chroma_errors():
+                opened.broken = True
+                return False
         newest = max([opened.state.applied_passage, *added])
         state = State(opened.state.generation, rows[-1].seq, newest)
         with self.ledger.write() as connection:
             generations.record(connection, state)
         opened.state = state
+        return True
 
     def _catch_up(self, state: State) -> None:
         if self._opened is not None and self._opened.state == state and not self._opened.broken:
@@ -227,6 +248,7 @@ class ChromaIndex(VectorIndex):
             self._shut()
             generations.begin(self.ledger)
             opened, count = self._filled()
+            generations.seal(generations.folder_of(self.folder, opened.state.generation))
             with self.ledger.write() as connection:
                 generations.record(connection, opened.state)
             self._opened = opened
@@ -236,19 +258,28 @@ class ChromaIndex(VectorIndex):
 
     def _filled(self) -> tuple[Opened, int]:
         """Make a generation from one view of the ledger."""
-        v = schema.vectors
         with self.ledger.read() as connection:
             state = generations.next_state(connection)
-            opened = self._open(state, fresh=True)
-            count, last = 0, 0
-            while True:
-                query = select(v).where(v.c.passage_id > last).order_by(v.c.passage_id).limit(PAGE)
-                rows = connection.execute(query).all()
-                if not rows:
-                    return opened, count
-                for collection_id in {row.collection_id for row in rows}:
-                    self._add(self._collection(opened.client, collection_id), arrays(rows, collection_id))
-                count, last = count + len(rows), rows[-1].passage_id
+            folder = generations.folder_of(self.folder, state.generation)
+            folder.mkdir(parents=True)
+            opened = connect(folder, state)
+            try:
+                return opened, self._fill(connection, opened.client)
+            except BaseException:
+                disconnect(opened)
+                raise
+
+    def _fill(self, connection: Connection, client: Any) -> int:
+        v = schema.vectors
+        count, last = 0, 0
+        while True:
+            query = select(v).where(v.c.passage_id > last).order_by(v.c.passage_id).limit(PAGE)
+            rows = connection.execute(query).all()
+            if not rows:
+                return count
+            for collection_id in {row.collection_id for row in rows}:
+                self._add(self._collection(client, collection_id), arrays(rows, collection_id))
+            count, last = count + len(rows), rows[-1].passage_id
 
     def drop(self) -> None:
         """Delete the index as a whole; it is made anew when it is next needed.
@@ -269,30 +300,24 @@ class ChromaIndex(VectorIndex):
 
     # Chroma
 
-    def _open(self, state: State, *, fresh: bool = False) -> Opened:
+    def _open(self, state: State) -> Opened:
         folder = generations.folder_of(self.folder, state.generation)
-        if fresh:
-            folder.mkdir(parents=True)
-        path = take_slot(folder)
+        generations.check_seal(folder)
+        generations.unseal(folder)
+        opened = connect(folder, state)
         try:
-            client = chroma_client(path)
-            opened = Opened(client, path, state)
-            if not fresh:
-                for collection in client.list_collections():
-                    # The first query of a client replays Chroma's log, which writes: better here, under the lock.
-                    dimension = len(collection.peek(1)["embeddings"][0]) if collection.count() else 0
-                    if dimension:
-                        collection.query(query_embeddings=[np.ones(dimension, np.float32)], n_results=1, include=[])
+            for collection in opened.client.list_collections():
+                replay(collection)
         except BaseException:
-            free_slot(path)
+            disconnect(opened)
             raise
+        generations.seal(folder)
         return opened
 
     def _shut(self) -> None:
         if self._opened is not None:
             opened, self._opened = self._opened, None
-            opened.client.close()
-            free_slot(opened.path)
+            disconnect(opened)
 
     def _collection(self, client: Any, collection_id: int) -> Any:
         return client.get_or_create_collection(
@@ -365,6 +390,27 @@ def vectors_of(
 def parts(items: Any) -> Iterator[Any]:
     for start in range(0, len(items), PAGE):
         yield items[start : start + PAGE]
+
+
+def connect(folder: Path, state: State) -> Opened:
+    path = take_slot(folder)
+    try:
+        return Opened(chroma_client(path), path, state)
+    except BaseException:
+        free_slot(path)
+        raise
+
+
+def disconnect(opened: Opened) -> None:
+    opened.client.close()
+    free_slot(opened.path)
+
+
+def replay(collection: Any) -> None:
+    """Have Chroma bring its graph up to its log: the first query of a client does, and it writes."""
+    if collection.count():
+        dimension = len(collection.peek(1)["embeddings"][0])
+        collection.query(query_embeddings=[np.ones(dimension, np.float32)], n_results=1, include=[])
 
 
 def take_slot(folder: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,30 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.ledger import Ledger
 
-__all__ = ["State", "backlog", "begin", "folder_of", "forget", "leftovers", "next_state", "record", "state", "sweep"]
+__all__ = [
+    "DamagedGeneration",
+    "State",
+    "backlog",
+    "begin",
+    "check_seal",
+    "folder_of",
+    "forget",
+    "leftovers",
+    "next_state",
+    "record",
+    "seal",
+    "state",
+    "sweep",
+    "unseal",
+]
 
 NAME = "chroma"
+SEAL = "seal.json"
+PART_BYTES = 2**20
+
+
+class DamagedGeneration(OSError):
+    """The files of a generation are not as they were left. Never leaves this package: a new generation is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +112,46 @@ def sweep(root: Path, *, keep: str | None) -> None:
     """Delete all generations but ``keep``. What another process still holds open (on Windows) stays for later."""
     for folder in leftovers(root, keep=keep):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Note what the files of a generation look like, after writing to them.
+
+    Chroma maps its graph files without looking: damaged ones, or ones that a killed process left half written, end
+    the process that opens them. So they are compared before.
+    """
+    temporary = folder / f"{SEAL}.tmp"
+    temporary.write_text(json.dumps(checksums(folder)))
+    temporary.replace(folder / SEAL)
+
+
+def unseal(folder: Path) -> None:
+    """Declare that the files of a generation are about to change."""
+    (folder / SEAL).unlink(missing_ok=True)
+
+
+def check_seal(folder: Path) -> None:
+    """Raise DamagedGeneration unless the files are as they were when they were sealed."""
+    try:
+        expected = json.loads((folder / SEAL).read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedGeneration(f"{folder} has no seal") from error
+    if expected != checksums(folder):
+        raise DamagedGeneration(f"{folder} is not as it was sealed")
+
+
+def checksums(folder: Path) -> dict[str, list[int]]:
+    """Return size and CRC-32 of the graph files. SQLite looks after its own."""
+    return {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, checksum(path)]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(("chroma.sqlite3", SEAL))
+    }
+
+
+def checksum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while part := file.read(PART_BYTES):
+            crc = zlib.crc32(part, crc)
+    return crc
