@@ -93,7 +93,7 @@ def as_node(hit: Hit) -> NodeWithScore:
 
 def as_core_filters(filters: MetadataFilters) -> dict[str, JsonValue]:
     """Return LlamaIndex's filters in the core's words."""
-    if filters.condition not in (FilterCondition.AND, None) and len(filters.filters) > 1:
+    if filters.condition not in (FilterCondition.AND, None):
         raise UnsupportedOption(f"filters of memory can be joined by 'and' only, not by {filters.condition.value!r}")
     found: dict[str, JsonValue] = {}
     for item in filters.filters:

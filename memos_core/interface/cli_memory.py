@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from enum import StrEnum
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from memos_core.interface.cli_views import (
     erasure_json,
     hit_json,
     minute,
+    printable,
     receipt_json,
     reply_json,
     short,
@@ -145,7 +147,7 @@ def show(terminal: Terminal, *, cube_id: CubeId) -> None:
     if terminal.as_json:
         terminal.document(json.loads(cube.to_json()))
         return
-    typer.echo(f"{cube.id}  version {cube.version}  {cube.type}  {cube.state}\n\n{cube.text}\n")
+    typer.echo(f"{cube.id}  version {cube.version}  {cube.type}  {cube.state}\n\n{printable(cube.text)}\n")
     terminal.out.print_json(cube.header.model_dump_json(exclude_none=True))
 
 
@@ -204,7 +206,7 @@ def chat(
     """Talk to a model with memory."""
     if message is None and terminal.as_json:
         raise typer.BadParameter("--json needs a message")
-    with terminal.scope(create=remember, engine=local_engine(model)) as scope:
+    with closing(local_engine(model)) as engine, terminal.scope(create=remember, engine=engine) as scope:
         if message is None:
             converse(terminal, scope, inject, remember, max_tokens)
             return
@@ -213,7 +215,7 @@ def chat(
     if terminal.as_json:
         terminal.document(reply_json(reply))
     else:
-        typer.echo(reply.text)
+        typer.echo(printable(reply.text))
         terminal.err.print(f"[dim]{escape(usage_line(reply))}[/dim]")
 
 
@@ -232,7 +234,7 @@ def converse(terminal: Terminal, scope: Scope, inject: InjectChoice, remember: b
         messages.append({"role": "user", "content": asked})
         text = ""
         for chunk in scope.stream(messages, inject=inject.value, remember=remember, max_tokens=max_tokens):
-            typer.echo(chunk.text, nl=False)
+            typer.echo(printable(chunk.text), nl=False)
             text += chunk.text
             if chunk.reply is not None:
                 typer.echo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -21,11 +22,15 @@ __all__ = [
     "erasure_json",
     "hit_json",
     "mapping_table",
+    "printable",
     "receipt_json",
     "reply_json",
     "short",
     "version_json",
 ]
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters but tab and line feed."""
 
 
 def iso(moment: datetime | None) -> str | None:
@@ -36,9 +41,14 @@ def minute(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
+def printable(text: str) -> str:
+    """Return ``text`` without control characters: what is remembered must not steer someone's terminal."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def short(text: str, most: int = 200) -> str:
-    """Return ``text`` on one line, cut at ``most`` characters."""
-    line = " ".join(text.split())
+    """Return ``text`` on one line, cut at ``most`` characters, safe to print."""
+    line = printable(" ".join(text.split()))
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -131,11 +131,12 @@ def answer_bundled(terminal: Terminal, limit: int | None) -> None:
 
     questions = bundled_questions(limit)
     engine = HFEngine.from_pretrained("memos-reader")
-    with terminal.memos(create=True, engine=engine) as memos:
+    with closing(engine), terminal.memos(create=True, engine=engine) as memos:
         with terminal.progress("ingesting the bundled conversation") as progress:
             report = ingest(memos, DATA / "conversation.jsonl", user=USER, progress=progress)
         scope = memos.scope(USER)
-        ask(scope, questions[0].text, "off")  # loads the model, so that no measured request does
+        for mode in ("off", "text"):  # loads the model and warms it up, so that no measured request does
+            ask(scope, questions[0].text, mode)
         trials = []
         with terminal.progress("asking") as progress:
             for number, question in enumerate(questions, start=1):
@@ -199,7 +200,7 @@ def trials_json(report: IngestReport, trials: Sequence[Trial]) -> dict[str, Json
 
 def show_trials(terminal: Terminal, report: IngestReport, trials: Sequence[Trial]) -> None:
     """Print one table, and below it what it comes to."""
-    table = columns("question", "memory", "answer", "", ">prompt", ">from memory", ">first token")
+    table = columns("question (answer)", "mode", "reply", "", ">prompt\ntokens", ">from\nmemory", ">first\ntoken")
     for trial in trials:
         for mode in MODES:
             reply = trial.replies[mode]

@@ -1,0 +1,52 @@
+"""Trains the bundled reader model from scratch on generated notes and questions, on one CPU thread."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from reader.train import Settings, Trainer, export, latest_checkpoint, prepare_tokenizer
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    base = Settings()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoints and the tokenizer")
+    parser.add_argument("--out", type=Path, help="folder to export the finished model to")
+    parser.add_argument("--seed", type=int, default=base.seed, help="seed of weights and data")
+    parser.add_argument("--steps", type=int, default=base.steps, help="training steps in total")
+    parser.add_argument("--decay", type=int, default=base.decay, help="steps of the final fall of the learning rate")
+    parser.add_argument("--rate", type=float, default=base.rate, help="highest learning rate")
+    parser.add_argument("--budget", type=int, default=base.budget, help="tokens of a batch")
+    parser.add_argument("--layers", type=int, default=base.layers, help="number of layers")
+    parser.add_argument("--width", type=int, default=base.width, help="hidden size, a multiple of 32")
+    parser.add_argument("--inner", type=int, default=base.inner, help="width of the feed-forward part")
+    parser.add_argument("--save-every", type=int, default=base.save_every, help="steps between checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --run")
+    parser.add_argument("--start", type=Path, help="go on from this checkpoint folder instead")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains and exports."""
+    options = parse()
+    torch.set_num_threads(1)
+    names = ("seed", "steps", "decay", "rate", "budget", "layers", "width", "inner", "save_every")
+    settings = Settings(**{name: getattr(options, name) for name in names})
+    tokenizer = prepare_tokenizer(options.run, settings.seed)
+    trainer = Trainer(settings, options.run, tokenizer)
+    if options.start or options.resume:
+        trainer.load(options.start or latest_checkpoint(options.run))
+    trainer.run()
+    if options.out:
+        export(trainer.model, tokenizer, options.out)
+
+
+if __name__ == "__main__":
+    main()
