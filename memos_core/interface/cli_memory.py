@@ -29,7 +29,7 @@ from memos_core.interface.cli_views import (
     short,
     version_json,
 )
-from memos_core.records import Reply
+from memos_core.records import Reply, TurnFields
 from memos_core.scope import Scope
 
 __all__ = ["COMMANDS", "add", "chat", "forget", "history", "list_", "search", "show"]
@@ -72,10 +72,10 @@ def add(
 
     The same text with the same speaker and reference is stored once.
     """
-    fields = {"speaker": speaker, "ref": ref, "title": title, "ttl_seconds": ttl_seconds}
-    said = parse_time(at) if at else None
+    fields = TurnFields(speaker=speaker, ref=ref, title=title, ttl_seconds=ttl_seconds, tags=tag or [])
+    fields["at"] = parse_time(at) if at else None
     with terminal.scope(create=True) as scope:
-        receipt = scope.add(given_text(text), at=said, tags=tag or [], **fields)
+        receipt = scope.add(given_text(text), **fields)
     if terminal.as_json:
         terminal.document(receipt_json(receipt))
     else:

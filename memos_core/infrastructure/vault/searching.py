@@ -65,10 +65,9 @@ def nearest(
     step = max(MIN_STEP, k + k // 4)  # some of what is proposed may not be seen: ask for a little more than k at once
     for ids, scores in index.candidates(connection, place, vector):
         near = scores >= min_score
-        ids, scores = ids[near], scores[near]
-        for start in range(0, len(ids), step):
-            part = slice(start, start + step)
-            hits += passing(connection, dict(zip(ids[part].tolist(), scores[part].tolist(), strict=True)), condition)
+        proposed = list(zip(ids[near].tolist(), scores[near].tolist(), strict=True))
+        for start in range(0, len(proposed), step):
+            hits += passing(connection, dict(proposed[start : start + step]), condition)
             if len(hits) >= k:
                 return sorted(hits, key=nearness)[:k]
         if not near.all():

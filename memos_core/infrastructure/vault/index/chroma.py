@@ -14,12 +14,9 @@ closed and opened again; several writers corrupt the files; a deleted vector sta
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +24,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Row, select
 
 from memos_core.embedding.base import Vector, Vectors
-from memos_core.errors import MissingExtra, VaultBusy
+from memos_core.errors import VaultBusy
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.index import generations
 from memos_core.infrastructure.vault.index.base import (
@@ -37,6 +34,14 @@ from memos_core.infrastructure.vault.index.base import (
     VectorIndex,
     load_vectors,
     rows_to_arrays,
+)
+from memos_core.infrastructure.vault.index.client import (
+    Opened,
+    chroma_errors,
+    chroma_installed,
+    connect,
+    disconnect,
+    replay,
 )
 from memos_core.infrastructure.vault.index.generations import State
 from memos_core.infrastructure.vault.ledger import Ledger
@@ -53,24 +58,6 @@ APPLY_AFTER = 500
 PAGE = 2000
 BRIEF_SECONDS = 2.0
 NAMESPACE = "namespace"
-
-_slots: set[str] = set()
-_slots_lock = threading.Lock()
-
-
-def chroma_installed() -> bool:
-    """Tell whether the package is there, without importing it."""
-    return importlib.util.find_spec("chromadb") is not None
-
-
-@dataclass(slots=True)
-class Opened:
-    """A generation that this handle has loaded."""
-
-    client: Any
-    path: str
-    state: State
-    broken: bool = False
 
 
 class ChromaIndex(VectorIndex):
@@ -172,7 +159,8 @@ class ChromaIndex(VectorIndex):
         folder = generations.folder_of(self.folder, self._opened.state.generation)
         generations.unseal(folder)
         yield
-        generations.seal(folder)
+        if self._opened is not None and not self._opened.broken:
+            generations.seal(folder)
 
     def _waiting(self) -> Sequence[Row[Any]]:
         assert self._opened is not None
@@ -390,59 +378,3 @@ def vectors_of(
 def parts(items: Any) -> Iterator[Any]:
     for start in range(0, len(items), PAGE):
         yield items[start : start + PAGE]
-
-
-def connect(folder: Path, state: State) -> Opened:
-    path = take_slot(folder)
-    try:
-        return Opened(chroma_client(path), path, state)
-    except BaseException:
-        free_slot(path)
-        raise
-
-
-def disconnect(opened: Opened) -> None:
-    opened.client.close()
-    free_slot(opened.path)
-
-
-def replay(collection: Any) -> None:
-    """Have Chroma bring its graph up to its log: the first query of a client does, and it writes."""
-    if collection.count():
-        dimension = len(collection.peek(1)["embeddings"][0])
-        collection.query(query_embeddings=[np.ones(dimension, np.float32)], n_results=1, include=[])
-
-
-def take_slot(folder: Path) -> str:
-    """Return a spelling of ``folder`` that no other client of this process uses.
-
-    Chroma keeps one system for each spelling and hands it to all clients, so that closing one of them would not make
-    the next one read afresh.
-    """
-    with _slots_lock:
-        path = str(folder)
-        while path in _slots:
-            path += "/."
-        _slots.add(path)
-        return path
-
-
-def free_slot(path: str) -> None:
-    with _slots_lock:
-        _slots.discard(path)
-
-
-def chroma_client(path: str) -> Any:
-    try:
-        import chromadb
-        from chromadb.config import Settings
-    except ImportError as error:
-        raise MissingExtra("chromadb", extra="chroma") from error
-    return chromadb.PersistentClient(path=path, settings=Settings(anonymized_telemetry=False))
-
-
-def chroma_errors() -> tuple[type[Exception], ...]:
-    """Return what Chroma raises on damaged files."""
-    from chromadb.errors import ChromaError
-
-    return (ChromaError, ValueError, RuntimeError, OSError, LookupError, AttributeError)
