@@ -284,7 +284,12 @@ def locate(location: str) -> str:
     if path.is_dir() and (path / "config.json").is_file():
         return str(path.resolve())
     looks_like_path = location.startswith(("/", "./", "../", "~", ".\\")) or "\\" in location or location.count("/") > 1
-    if location in BUNDLED or looks_like_path or path.exists():
+    if location in BUNDLED:
+        raise ModelNotFound(
+            f"the model {location!r} is not bundled yet: name a folder that holds config.json, *.safetensors and "
+            "tokenizer.json, or the id of a model on the hub such as Qwen/Qwen3-0.6B"
+        )
+    if looks_like_path or path.exists():
         raise ModelNotFound(
             f"there is no model at {path}: give a folder that holds config.json, *.safetensors and tokenizer.json, "
             "or the id of a model on the hub such as Qwen/Qwen3-0.6B"
