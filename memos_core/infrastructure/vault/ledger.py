@@ -80,6 +80,12 @@ class Ledger:
         with sqlite.typed_errors("emptying the write-ahead log"):
             return sqlite.checkpoint(self.engine)
 
+    def rewrite(self) -> None:
+        """Write the file anew, so that nothing stays of what was deleted. Takes as long as copying it."""
+        self.check_usable()
+        with sqlite.typed_errors("rewriting the ledger"):
+            sqlite.rewrite(self.engine)
+
     def check_usable(self) -> None:
         """Raise VaultClosed if the handle is closed or belongs to the parent of this process."""
         if os.getpid() != self._pid:

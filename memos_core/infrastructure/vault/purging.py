@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, exists, select
 
-from memos_core.errors import VaultBusy
+from memos_core.errors import VaultBusy, VaultWriteFailed
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.index import generations
 
@@ -27,7 +27,7 @@ def purge(vault: MemVault) -> tuple[str, ...]:
     if "index" in kinds:
         left += rewrite_index(vault)
     if "wal" in kinds:
-        left += empty_log(vault)
+        left += clean_ledger(vault)
     return tuple(left)
 
 
@@ -60,8 +60,8 @@ def rewrite_index(vault: MemVault) -> list[str]:
         noted = connection.scalars(select(p.c.id).where(p.c.kind == "index")).all()
     try:
         generation = vault.rewrite_index()
-    except VaultBusy:
-        return ["the index still holds erased vectors, because another process is writing it"]
+    except (VaultBusy, VaultWriteFailed) as error:
+        return [f"the index still holds erased vectors: {error}"]
     if generations.leftovers(vault.root / "index", keep=generation):
         return ["an old generation of the index could not be deleted, because another process holds it open"]
     with vault.ledger.write() as connection:
@@ -69,9 +69,20 @@ def rewrite_index(vault: MemVault) -> list[str]:
     return []
 
 
-def empty_log(vault: MemVault) -> list[str]:
-    if not vault.ledger.checkpoint():
-        return ["the write-ahead log still holds erased rows, because a reader needs it"]
+def clean_ledger(vault: MemVault) -> list[str]:
+    """Write the ledger anew and empty its log. What is erased meanwhile stays noted for the next time."""
+    p = schema.pending_erasure
+    with vault.ledger.read() as connection:
+        noted = connection.scalars(select(p.c.id).where(p.c.kind == "wal")).all()
+    held = "the ledger still holds traces of erased rows"
+    try:
+        if not vault.ledger.checkpoint():  # ask before the long part
+            return [f"{held}, because a reader needs its log"]
+        vault.ledger.rewrite()
+        if not vault.ledger.checkpoint():
+            return [f"{held}, because a reader needs its log"]
+    except (VaultBusy, VaultWriteFailed) as error:
+        return [f"{held}: {error}"]
     with vault.ledger.write() as connection:
-        connection.execute(delete(schema.pending_erasure).where(schema.pending_erasure.c.kind == "wal"))
+        connection.execute(delete(p).where(p.c.id.in_(noted)))
     return []

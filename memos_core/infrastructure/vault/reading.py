@@ -104,7 +104,7 @@ class ReadSession:
 
     def cubes(self, wanted: SearchFilter | Visibility, cube_ids: Sequence[str]) -> list[MemCube]:
         """Return those of the cubes that pass, in the order given."""
-        condition = matching(wanted) if isinstance(wanted, SearchFilter) else visible(wanted)
+        condition = matching(wanted) if isinstance(wanted, SearchFilter) else visible(wanted, by_id=True)
         found: dict[str, MemCube] = {}
         for part in chunks([cube_id for cube_id in dict.fromkeys(cube_ids) if is_ulid(cube_id)]):
             rows = self.connection.execute(current().where(schema.cubes.c.id.in_(part), condition))
@@ -290,7 +290,9 @@ class ReadSession:
         asked = set(cube_ids)
         found: dict[str, tuple[str, ...]] = {}
         for sessions in chunks(self._sessions(cube_ids)):
-            for cube_id, *around in self.connection.execute(row.where(c.c.session.in_(sessions), matching(wanted))):
+            for cube_id, *around in self.connection.execute(
+                row.where(c.c.session.in_(sessions), matching(wanted, by_id=False))
+            ):
                 if cube_id in asked:
                     found[cube_id] = tuple(other for other in around if other is not None)
         return found

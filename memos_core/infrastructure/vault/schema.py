@@ -94,6 +94,7 @@ cubes = Table(
     Column("header", Text, nullable=False),
     Column("header_digest", String(64), nullable=False),
     Index("cubes_by_namespace", "namespace_id", "id"),
+    Index("cubes_by_session", "namespace_id", "session", "id"),
     Index("cubes_by_fingerprint", "namespace_id", "fingerprint"),
     Index(
         "cubes_without_duplicates",

@@ -70,6 +70,7 @@ def make_cubes() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("cubes_by_fingerprint", "cubes", ["namespace_id", "fingerprint"], unique=False)
+    op.create_index("cubes_by_session", "cubes", ["namespace_id", "session", "id"], unique=False)
     op.create_index("cubes_by_namespace", "cubes", ["namespace_id", "id"], unique=False)
     op.create_index(
         "cubes_without_duplicates",
