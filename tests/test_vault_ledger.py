@@ -183,12 +183,14 @@ def test_an_expired_cube_is_gone_from_search_and_gives_up_its_key(vault, make, c
 
 def test_two_live_cubes_cannot_hold_one_key(vault, make):
     first, second = make("a"), make("b")
-    with pytest.raises(CubeConflict) as caught, vault.write() as session:
+    with vault.write() as session:
         session.insert(first, passages=(), dedup_key="key", author="t")
+    with pytest.raises(CubeConflict) as caught, vault.write() as session:
         session.insert(second, passages=(), dedup_key="key", author="t")
     assert caught.value.other_id == first.id
     with vault.read() as session:
-        assert session.cube(ADA, first.id) is None
+        assert session.cube(ADA, first.id) == first
+        assert session.cube(ADA, second.id) is None
 
 
 def test_versions_stay_and_only_the_newest_is_searched(vault, make, clock):
@@ -264,9 +266,13 @@ def test_counters_add_up_beside_the_versions(vault, make, clock):
 
 
 def test_a_failed_block_leaves_nothing(vault, make, clock):
-    with pytest.raises(RuntimeError, match="stop"), vault.write() as session:
-        session.insert(make("word"), passages=(), dedup_key=None, author="t")
-        raise RuntimeError("stop")
+    def fail():
+        with vault.write() as session:
+            session.insert(make("word"), passages=(), dedup_key=None, author="t")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     with vault.read() as session:
         assert session.namespaces() == []
         assert session.count(ADA, now=clock.now()) == 0
