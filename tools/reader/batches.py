@@ -177,7 +177,7 @@ class BatchMaker:
         facts = STAGES[stage].facts
         questions = max(6, facts) if shared else min(6, max(2, facts))
         width = 45 + facts * 31 + questions * 16
-        count = max(1, round(self.budget * (1 if stage < 3 else 2) / width))
+        count = max(1, round(self.budget / width))
         pool = []
         for _ in range(count * 2):
             context = self._context(rng, stage, questions, shared)

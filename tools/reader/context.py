@@ -102,9 +102,14 @@ def _relative_template(template: str, subject: Subject) -> tuple[str, str]:
     return third.replace("{S}", owner), third.replace("{S}", f"my {subject.relative}")
 
 
+def common_first(rng: Random, phrasings: tuple[str, ...]) -> str:
+    """Draws a phrasing; the first of a list are the most common ones, as words are in any language (Zipf's law)."""
+    return rng.choices(phrasings, [1 / place for place in range(1, len(phrasings) + 1)])[0]
+
+
 def question_text(rng: Random, fact: Fact) -> str:
     """Draws a phrasing of the question for a fact."""
-    template = rng.choice(fact.attribute.questions)
+    template = common_first(rng, fact.attribute.questions)
     if fact.subject is None:
         return upper_first(phrase(template, fact.thing))
     subject = fact.subject
@@ -117,7 +122,7 @@ def question_text(rng: Random, fact: Fact) -> str:
 
 def statement_text(rng: Random, fact: Fact, first: bool) -> str:
     """Draws a phrasing of the statement for a fact, in the first person if asked."""
-    template = rng.choice(fact.attribute.statements)
+    template = common_first(rng, fact.attribute.statements)
     if fact.subject is None:
         return phrase(template, fact.thing, fact.value)
     subject = fact.subject
@@ -147,7 +152,7 @@ class ContextMaker:
         """Draws a named person, sometimes with a family name, sometimes standing for a relative."""
         name = self.inventory.name(rng, "person")
         full = f"{name} {self.inventory.name(rng, 'last')}" if rng.random() < 0.35 else name
-        relative = rng.choice(table.RELATIONS.split()) if rng.random() < 0.08 else ""
+        relative = rng.choice(table.RELATIONS.split()) if rng.random() < 0.03 else ""
         return Subject(name, full, relative)
 
     def _subjects(self, rng: Random, facts: int) -> list[Subject]:
@@ -220,7 +225,7 @@ class ContextMaker:
             owner = f"{bridge.subject.name}'s" if bridge.subject and bridge.subject.name else "my"
             for fact in self._second_hop(rng, bridge)[: limit - len(facts)]:
                 facts.append(fact)
-                template = rng.choice(fact.attribute.questions)
+                template = common_first(rng, fact.attribute.questions)
                 text = phrase(template, f"{owner} {bridge.attribute.noun}")
                 questions.append((upper_first(text), fact.value, "two-hop"))
         return questions

@@ -17,14 +17,9 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-ONSETS = [
-    *words("b br c ch cl d dr f fl g gr h j k kl l m n p pl pr qu r s sh sk sl sp st t th tr v w y z"),
-    "",
-    "",
-    "",
-]
-VOWELS = words("a a e e i i o o u ai ea ee ia io ou oa y")
-CODAS = ["", "", "", "", *words("n r l s t k m d nd rn sk st x th lt ck ll ss ng nt p b g")]
+ONSETS = [*words("b d f g h j k l m n p r s t v w z br cl dr gr st tr sh th"), ""]
+VOWELS = words("a a e e i i o o u ai ea")
+CODAS = ["", "", "", *words("n r l s t k m nd x th ck")]
 
 FIRST_NAMES = words(
     "Mira Ben Anna Tom Lucy Omar Nina Paul Sara Leo Emma Jack Olivia Noah Ava Liam Sophia Ethan Mia Lucas Ella "
@@ -99,7 +94,7 @@ def invent(rng: Random) -> str:
     """Invents a name, whichever inventory it falls in."""
     if rng.random() < 0.25:
         return _mutate(rng, rng.choice(FIRST_NAMES + TOWNS + PET_NAMES + LAST_NAMES + PROJECT_WORDS))
-    count = rng.choice([1, 2, 2, 2, 3])
+    count = rng.choice([2, 2, 2, 3])
     name = "".join(_syllable(rng, place == count - 1) for place in range(count))
     return name.capitalize() if 3 <= len(name) <= 10 else invent(rng)
 

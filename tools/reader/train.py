@@ -22,7 +22,8 @@ from .muon import OrthogonalMomentum
 from .names import Inventory
 from .tokenizer import save_tokenizer, train_tokenizer
 
-THRESHOLDS = (0.915, 0.92, 0.93, 0.94, 0.95)
+THRESHOLDS = (0.92, 0.92, 0.92, 0.92, 0.95)
+LATEST = (0.10, 0.22, 0.38, 0.55, 0.85)
 
 
 @dataclass
@@ -42,9 +43,9 @@ class Settings:
     """
 
     seed: int = 7
-    steps: int = 6000
-    decay: int = 1500
-    rate: float = 1.5e-3
+    steps: int = 9500
+    decay: int = 8000
+    rate: float = 2e-3
     budget: int = 2048
     width: int = 128
     layers: int = 5
@@ -269,7 +270,10 @@ class Trainer:
         if stage != now.stage:
             return
         now.accuracy = 0.97 * now.accuracy + 0.03 * accuracy
-        if now.stage < len(THRESHOLDS) and now.accuracy > THRESHOLDS[now.stage]:
+        if now.stage == len(THRESHOLDS):
+            return
+        late = now.step > LATEST[now.stage] * self.settings.steps
+        if late or now.accuracy > THRESHOLDS[now.stage]:
             now.history.append(f"stage {now.stage} left at step {now.step}, {now.tokens} tokens")
             now.stage, now.accuracy, now.entered = now.stage + 1, 0.0, now.step
 

@@ -81,8 +81,8 @@ def _time(rng: Random) -> str:
 def _lower(rng: Random, inventory: Inventory, kind: str) -> str:
     """Draws a common word, now and then an invented one or one with an adjective."""
     roll = rng.random()
-    word = inventory.invented(rng).lower() if roll < 0.25 else rng.choice(WORDS[kind])
-    if 0.2 < roll < 0.35 and kind in ("food", "drink", "item", "collectible"):
+    word = inventory.invented(rng).lower() if roll < 0.1 else rng.choice(WORDS[kind])
+    if 0.05 < roll < 0.15 and kind in ("food", "drink", "item", "collectible"):
         return f"{rng.choice(ADJECTIVES)} {word}"
     return word
 
