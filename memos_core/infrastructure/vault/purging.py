@@ -9,6 +9,7 @@ from sqlalchemy import delete, exists, select
 from memos_core.errors import VaultBusy, VaultWriteFailed
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.index import generations
+from memos_core.infrastructure.vault.index.scrub import scrub
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.vault import MemVault
@@ -64,6 +65,8 @@ def rewrite_index(vault: MemVault) -> list[str]:
         return [f"the index still holds erased vectors: {error}"]
     if generations.leftovers(vault.root / "index", keep=generation):
         return ["an old generation of the index could not be deleted, because another process holds it open"]
+    if generation and not scrub(generations.folder_of(vault.root / "index", generation)):
+        return ["the index's files are of a layout not known here: unused parts of them may hold erased vectors"]
     with vault.ledger.write() as connection:
         connection.execute(delete(p).where(p.c.id.in_(noted)))
     return []

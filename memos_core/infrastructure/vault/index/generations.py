@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.index.scrub import scrub
 from memos_core.infrastructure.vault.ledger import Ledger
 
 __all__ = [
@@ -115,11 +116,12 @@ def sweep(root: Path, *, keep: str | None) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Note what the files of a generation look like, after writing to them.
+    """Note what the files of a generation look like, after writing to them; their unused parts are zeroed first.
 
     Chroma maps its graph files without looking: damaged ones, or ones that a killed process left half written, end
     the process that opens them. So they are compared before.
     """
+    scrub(folder)
     temporary = folder / f"{SEAL}.tmp"
     temporary.write_text(json.dumps(checksums(folder)))
     temporary.replace(folder / SEAL)
