@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, refusal
+from memos_core.engine.kv.cost import CostModel
 from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
 from memos_core.engine.prompt import PromptBuilder
 from memos_core.engine.tokens import Tokens
@@ -152,6 +153,7 @@ class LoadedModel:
         self._lock = threading.RLock()
         self._parts: dict[str, Any] = {}
         self._stamp: int | None = None
+        self.costs = CostModel()
 
     @property
     def name(self) -> str:
@@ -244,6 +246,7 @@ class LoadedModel:
     def after_fork(self) -> None:
         """Replace the lock: a thread that held it in the parent process does not exist in this one."""
         self._lock = threading.RLock()
+        self.costs = CostModel()
 
     def _once(self, part: str, make: Callable[[], Any]) -> Any:
         if part not in self._parts:

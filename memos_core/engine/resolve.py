@@ -30,12 +30,14 @@ class Reuse:
         blob: Its tensors, on the model's device.
         length: Positions taken from it.
         notes: What was found on the way, such as damaged blobs.
+        declined: Why a stored prefix that fits was left alone; empty if none was.
     """
 
     stored: StoredActivation | None = None
     blob: KVBlob | None = None
     length: int = 0
     notes: tuple[str, ...] = ()
+    declined: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,10 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest) 
     reuse, mark, build_to = Reuse(), "", 0
     if obstacle is None and request.activations is not None and block.text:
         mark = loaded.fingerprint
-        reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids)
+        reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids, at_any_cost=inject == "kv")
         missing = prompt.memory_end if reuse.length < prompt.memory_end else 0
-        build_to = missing if prompt.opens and wants_building(request.plan) else 0
-    fallback = obstacle or misplaced(prompt) or "no stored KV covers it"
+        build_to = missing if prompt.opens and wants_building(request.plan) and not reuse.declined else 0
+    fallback = obstacle or misplaced(prompt) or reuse.declined or "no stored KV covers it"
     if not build_to and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
     seconds = time.perf_counter() - started
@@ -144,9 +146,18 @@ def room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:
 
 
 def find_prefix(
-    loaded: LoadedModel, prefixes: PrefixCache, activations: ActivationStore, mark: str, token_ids: TokenIds
+    loaded: LoadedModel,
+    prefixes: PrefixCache,
+    activations: ActivationStore,
+    mark: str,
+    token_ids: TokenIds,
+    *,
+    at_any_cost: bool = True,
 ) -> Reuse:
     """Return the stored prefix that covers most of ``token_ids``.
+
+    Args:
+        at_any_cost: Load it even where computing it anew is known to be cheaper.
 
     A damaged or forged blob is taken out of use at the store, named in the notes, and the next best one is taken.
     """
@@ -165,6 +176,10 @@ def find_prefix(
             if found is None:
                 return Reuse(notes=tuple(notes))
             reading.append(found[0])
+            if not (at_any_cost or prefixes.holds(owner, found[0])):
+                verdict = loaded.costs.verdict(found[0].payload.blob.size_bytes, found[1])
+                if not verdict.load:
+                    return Reuse(notes=tuple(notes), declined=f"stored KV was not loaded, since {verdict.why}")
             blob = prefixes.load(owner, found[0], partial(fetch, loaded, activations, found[0]))
             return Reuse(found[0], blob, found[1], tuple(notes))
         except BlobDamaged as damage:
@@ -177,12 +192,15 @@ def find_prefix(
 
 def fetch(loaded: LoadedModel, activations: ActivationStore, stored: StoredActivation) -> KVBlob:
     """Read and check one blob, and put it on the model's device."""
+    started = time.perf_counter()
     address = stored.payload.blob.address
     blob = decode(activations.read(address), stored.payload)
     reason = misfit(blob, loaded.layout or (), layer_types(loaded.config))
     if reason is not None:
         raise BlobDamaged(address, reason)
-    return blob.to(loaded.model.device)
+    placed = blob.to(loaded.model.device)
+    loaded.costs.loaded(stored.payload.blob.size_bytes, time.perf_counter() - started)
+    return placed
 
 
 def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> InjectionPlan:

@@ -92,6 +92,11 @@ class PrefixCache:
                 best = each, shared
         return best
 
+    def holds(self, owner: str, stored: StoredActivation) -> bool:
+        """Tell whether the blob of ``stored`` is in memory."""
+        blob = self._loaded.get((owner, stored.cube_id))
+        return blob is not None and same(blob, stored)
+
     def load(self, owner: str, stored: StoredActivation, make: Callable[[], KVBlob]) -> KVBlob:
         """Return the blob of ``stored`` from memory, or made by ``make`` and then kept."""
         key = (owner, stored.cube_id)
