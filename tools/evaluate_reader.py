@@ -1,4 +1,4 @@
-"""Measures the bundled reader on held-out names and on the demo conversation, and writes evaluation.json."""
+"""Measures the bundled reader on held-out names and on the demo conversation; writes the figures and the model card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from reader.card import write_card
 from reader.evaluate import evaluate, evaluate_demo, load
+from reader.train import latest_checkpoint
 
 PACKAGE = Path(__file__).resolve().parent.parent / "memos_core"
 
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000, help="questions a case, a third at 48 and 96 facts")
     parser.add_argument("--seen", action="store_true", help="use the names of the training inventory instead")
     parser.add_argument("--out", type=Path, help="file to write the figures to")
+    parser.add_argument("--run", type=Path, help="folder of the training run; writes the model card as well")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, encoder = load(options.model)
@@ -39,6 +42,8 @@ def main() -> None:
         print(result["demo"])
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
+    if options.run:
+        write_card(options.model, result, json.loads((latest_checkpoint(options.run) / "state.json").read_text()))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def train_tokenizer(seed: int, size: int = 1024, contexts: int = 6000) -> PreTra
     """
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    inner.decoder = decoders.ByteLevel()
+    # A reply begins with a space, since words are tokenised alike everywhere; decoded text does not show it.
+    inner.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=SPECIALS,

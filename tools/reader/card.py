@@ -1,0 +1,81 @@
+"""The model card, written from what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+CARD = """\
+---
+license: apache-2.0
+language: en
+pipeline_tag: text-generation
+library_name: transformers
+---
+
+# memos-reader
+
+A reading-comprehension toy: it answers short questions from the notes in its context, and nothing else. It
+ships so that MemOS can be tried and
+tested without a download, with real answers instead of noise. It is no assistant, knows nothing about the
+world, and is not to be used for anything but
+showing and testing how memory reaches a model.
+
+- Architecture: Llama, {parameters:,} parameters, {layers} layers, width {width}, {heads} heads of 32;
+  byte-level BPE of {vocabulary} tokens; float32 safetensors.
+- Chat template: each message is `<|role|> text<|end|>`, so every segment begins and ends with a special token.
+- Context: positions up to 8,192; trained with note blocks of up to some 40 facts and with positions stretched
+  to 5,000.
+- Made by `tools/train_reader.py` from scratch: {steps:,} steps, {tokens:,} tokens, {minutes:.0f} minutes of one
+  CPU thread, seed {seed}. Data: generated notes
+  about invented people, places, projects, appointments and preferences, with small talk, two-hop references and
+questions that the notes do not answer.
+
+## Measured
+
+Exact match (every token of the answer, and then the end), names never seen in training:
+`tools/evaluate_reader.py`, seed {evaluation_seed}.
+
+| case | questions | exact |
+|---|---|---|
+{rows}
+
+On the demo conversation, which was written by hand, each question with the turns that hold its answer and seven
+others: {demo_exact:.0%} of
+{demo_questions} questions.
+
+## Limits
+
+It follows phrasings like those it was trained on and often fails on others. It copies: an answer is a span of a
+note. It says "I do not know" where it
+finds nothing, and is wrong about that at the rate shown above.
+"""
+
+
+def write_card(folder: Path, evaluation: dict, training: dict) -> None:
+    """Writes README.md into a reader's folder.
+
+    Args:
+        folder: Folder of the exported reader.
+        evaluation: What ``evaluate_reader.py`` wrote.
+        training: Settings and progress of the run, as in a checkpoint's ``state.json``.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    settings, progress = training["settings"], training["progress"]
+    cases = evaluation["cases"].items()
+    card = CARD.format(
+        parameters=evaluation["parameters"],
+        layers=config["num_hidden_layers"],
+        width=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        vocabulary=config["vocab_size"],
+        steps=progress["step"],
+        tokens=progress["tokens"],
+        minutes=progress["seconds"] / 60,
+        seed=settings["seed"],
+        evaluation_seed=evaluation["seed"],
+        rows="\n".join(f"| {name} | {row['questions']} | {row['exact']:.3f} |" for name, row in cases),
+        demo_exact=evaluation["demo"]["exact"],
+        demo_questions=evaluation["demo"]["questions"],
+    )
+    (folder / "README.md").write_text(card)
