@@ -111,7 +111,7 @@ def test_nothing_is_shared_across_owners() -> None:
     assert made[-1] == "again"
 
 
-def test_the_budget_holds_and_the_least_recently_used_goes_first() -> None:
+def test_the_budget_holds_and_what_is_used_least_goes_first() -> None:
     store = Store([1] * 8, [2] * 8, [3] * 8)
     size = store.blobs["kv-0"].size_bytes
     cache = PrefixCache(2 * size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from memos_core.engine.base import StoredActivation
 from memos_core.engine.kv.codec import KVBlob, TokenIds, read_token_ids, token_digest
+from memos_core.engine.kv.eviction import GreedyDual
 
 __all__ = ["PrefixCache"]
 
@@ -31,7 +31,7 @@ class Chain:
 
 
 class PrefixCache:
-    """Knows the stored chains of each owner and keeps the most recently used ones loaded. Thread-safe.
+    """Knows the stored chains of each owner and keeps those loaded that are worth most. Thread-safe.
 
     Nothing is shared across owners, and a chain that the owner's store does not name any more is never used: what may
     be used is asked of the store in each request.
@@ -45,7 +45,8 @@ class PrefixCache:
         self.max_bytes = max_bytes
         self.window = window
         self._chains: dict[str, dict[str, Chain]] = {}
-        self._loaded: OrderedDict[Key, KVBlob] = OrderedDict()
+        self._loaded: dict[Key, KVBlob] = {}
+        self._worth: GreedyDual[Key] = GreedyDual()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -103,23 +104,25 @@ class PrefixCache:
         with self._lock:
             blob = self._loaded.get(key)
             if blob is not None and same(blob, stored):
-                self._loaded.move_to_end(key)
+                self._worth.use(key)
                 return blob
         blob = make()
         self.keep(owner, stored.cube_id, blob)
         return blob
 
     def keep(self, owner: str, cube_id: str, blob: KVBlob) -> None:
-        """Hold ``blob`` in memory, and let go of the least recently used ones above the budget; remember its ids."""
+        """Hold ``blob`` in memory, and let go of what is worth least above the budget; remember its ids."""
         self._learn(owner, cube_id, blob.token_ids)
         if blob.size_bytes > self.max_bytes:
             return
+        key = (owner, cube_id)
         with self._lock:
-            self._discard((owner, cube_id))
-            self._loaded[owner, cube_id] = blob
+            self._discard(key)
+            while self._bytes + blob.size_bytes > self.max_bytes:
+                self._discard(self._worth.evict())
+            self._loaded[key] = blob
             self._bytes += blob.size_bytes
-            while self._bytes > self.max_bytes:
-                self._discard(next(iter(self._loaded)))
+            self._worth.add(key, cost=rebuild_cost(blob.tokens), size_bytes=blob.size_bytes)
 
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         """Forget these chains of ``owner``, or all of them."""
@@ -133,6 +136,7 @@ class PrefixCache:
         with self._lock:
             self._chains.clear()
             self._loaded.clear()
+            self._worth = GreedyDual()
             self._bytes = 0
 
     def _keep_only(self, owner: str, live: dict[str, str]) -> None:
@@ -152,6 +156,7 @@ class PrefixCache:
 
     def _discard(self, key: Key) -> None:
         blob = self._loaded.pop(key, None)
+        self._worth.remove(key)
         if blob is not None:
             self._bytes -= blob.size_bytes
 
@@ -167,6 +172,14 @@ class PrefixCache:
         with self._lock:
             self._chains.setdefault(owner, {})[cube_id] = chain
         return chain
+
+
+def rebuild_cost(tokens: int) -> float:
+    """Return what computing a prefix again takes, in units of one token of a short prompt.
+
+    Attention makes later tokens dearer; 4,000 is about where it costs as much as the rest of a small model.
+    """
+    return tokens * (1 + tokens / 4000)
 
 
 def whole_prefixes(stored: Sequence[StoredActivation], token_ids: TokenIds, limit: int) -> list[StoredActivation]:
