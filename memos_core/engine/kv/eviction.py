@@ -1,7 +1,7 @@
 """Which loaded KV goes first when the budget is spent: Greedy-Dual-Size-Frequency.
 
 Each entry is worth what computing it again would cost for each byte that it takes, times how often it was used, on top
-of a floor that rises to the worth of whatever was let go last. So a large prefix that is seldom used goes before a small
+of a floor that rises to the worth of whatever was let go last. So a large prefix of little use goes before a small
 one that is used often, and what was popular long ago does not stay for ever.
 
 Source: L. Cherkasova, "Improving WWW Proxies Performance with Greedy-Dual-Size-Frequency Caching Policy", HP Labs
