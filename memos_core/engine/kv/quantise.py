@@ -137,32 +137,37 @@ class Integer(Codec):
         return found
 
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        groups = by_channel(keys)
-        low, high = groups.amin(-2), groups.amax(-2)
-        stored = {"keys.low": low, "keys.high": high}
-        stored["keys.codes"] = self.codes(keys, spread(low, keys.shape[1]), spread(high, keys.shape[1]))
-        low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-        return {**stored, "values.low": low, "values.high": high, "values.codes": self.codes(values, low, high)}
+        stored = {}
+        for side, groups, tensor in (("keys", grouped(wide(keys)), keys), ("values", wide(values), values)):
+            axis = -2 if side == "keys" else -1
+            low, high = groups.amin(axis, keepdim=True), groups.amax(axis, keepdim=True)
+            codes = self.codes(groups, low, high)
+            codes = ungrouped(codes, keys.shape[1]) if side == "keys" else codes
+            stored[f"{side}.codes"] = codes if self.bits == 8 else pack_nibbles(codes)
+            for bound, numbers in (("low", low), ("high", high)):
+                stored[f"{side}.{bound}"] = (numbers.squeeze(-2) if side == "keys" else numbers).to(tensor.dtype)
+        return stored
 
     def unpack(self, stored: Mapping[str, torch.Tensor], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
-        low, high = (spread(stored[f"keys.{bound}"], form.keys[1]) for bound in ("low", "high"))
-        keys = self.levels(stored["keys.codes"], low, high, form.keys)
-        return keys, self.levels(stored["values.codes"], stored["values.low"], stored["values.high"], form.values)
+        codes = self.whole(stored["keys.codes"], form.keys)
+        low, high = (stored[f"keys.{bound}"].unsqueeze(-2) for bound in ("low", "high"))
+        keys = ungrouped(self.levels(grouped(codes), low, high), form.keys[1])
+        codes = self.whole(stored["values.codes"], form.values)
+        return keys, self.levels(codes, stored["values.low"], stored["values.high"])
 
     def codes(self, tensor: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         # Halved before the difference is taken: the distance of two large numbers may exceed the dtype.
-        low, high = wide(low) / 2, wide(high) / 2
-        width = high - low
+        width = high / 2 - low / 2
         width[width == 0] = 1
-        codes = (wide(tensor) / 2).sub_(low).div_(width).mul_(self.top).round_().clamp_(0, self.top).to(torch.uint8)
-        return codes if self.bits == 8 else pack_nibbles(codes)
+        return (tensor / 2).sub_(low / 2).div_(width).mul_(self.top).round_().clamp_(0, self.top).to(torch.uint8)
 
-    def levels(self, codes: torch.Tensor, low: torch.Tensor, high: torch.Tensor, shape: Shape) -> torch.Tensor:
-        dtype = low.dtype
-        low, high = wide(low), wide(high)
-        share = (codes if self.bits == 8 else unpack_nibbles(codes, shape[-1])).to(low.dtype).div_(self.top)
+    def levels(self, codes: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        share = codes.to(wide(low).dtype).div_(self.top)
         # Not low + share * (high - low): this form gives both ends exactly, and no difference that may overflow.
-        return (share * high).add_((1 - share).mul_(low)).to(dtype)
+        return (share * wide(high)).add_((1 - share).mul_(wide(low))).to(low.dtype)
+
+    def whole(self, codes: torch.Tensor, shape: Shape) -> torch.Tensor:
+        return codes if self.bits == 8 else unpack_nibbles(codes, shape[-1])
 
 
 class Float8(Codec):
@@ -180,28 +185,31 @@ class Float8(Codec):
         return found
 
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        peak = by_channel(keys).abs().amax(-2)
-        stored = {"keys.peak": peak, "keys.codes": self.codes(keys, spread(peak, keys.shape[1]))}
-        peak = values.abs().amax(-1, keepdim=True)
-        return {**stored, "values.peak": peak, "values.codes": self.codes(values, peak)}
+        groups = grouped(wide(keys))
+        peak = groups.abs().amax(-2)
+        codes = ungrouped(self.codes(groups, peak.unsqueeze(-2)), keys.shape[1])
+        stored = {"keys.codes": codes, "keys.peak": peak.to(keys.dtype)}
+        peak = wide(values).abs().amax(-1, keepdim=True)
+        return {**stored, "values.codes": self.codes(wide(values), peak), "values.peak": peak.to(values.dtype)}
 
     def unpack(self, stored: Mapping[str, torch.Tensor], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = self.levels(stored["keys.codes"], spread(stored["keys.peak"], form.keys[1]))
-        return keys, self.levels(stored["values.codes"], stored["values.peak"])
+        # Floats before they are grouped: the operations on eight-bit ones are few.
+        codes = grouped(wide(stored["keys.codes"]))
+        keys = ungrouped(self.levels(codes, stored["keys.peak"].unsqueeze(-2)), form.keys[1])
+        return keys, self.levels(wide(stored["values.codes"]), stored["values.peak"])
 
     def codes(self, tensor: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-        scale = wide(peak)
-        scale = torch.where(scale == 0, 1, scale)
+        scale = torch.where(peak == 0, 1, peak)
         # The cast turns what is above the largest number into NaN.
-        return (wide(tensor) / scale).mul_(self.top).clamp_(-self.top, self.top).to(torch.float8_e4m3fn)
+        return (tensor / scale).mul_(self.top).clamp_(-self.top, self.top).to(torch.float8_e4m3fn)
 
     def levels(self, codes: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-        return codes.to(wide(peak).dtype).div_(self.top).mul_(wide(peak)).to(peak.dtype)
+        return (codes / self.top).to(wide(peak).dtype).mul_(wide(peak)).to(peak.dtype)
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` in the dtype to compute in: float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def channel_bounds(shape: Shape) -> Shape:
@@ -216,16 +224,16 @@ def packed_shape(shape: Shape) -> Shape:
     return *shape[:-1], (shape[-1] + 1) // 2
 
 
-def by_channel(keys: torch.Tensor) -> torch.Tensor:
-    """Return ``keys`` as ``[kv_heads, groups, GROUP_TOKENS, key_dim]``; the last token fills up the last group."""
-    missing = -keys.shape[1] % GROUP_TOKENS
-    filled = torch.cat([keys, keys[:, -1:].expand(-1, missing, -1)], dim=1) if missing else keys
+def grouped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``[kv_heads, held, dim]`` as ``[kv_heads, groups, GROUP_TOKENS, dim]``; filled up with the last token."""
+    missing = -tensor.shape[1] % GROUP_TOKENS
+    filled = torch.cat([tensor, tensor[:, -1:].expand(-1, missing, -1)], dim=1) if missing else tensor
     return filled.reshape(filled.shape[0], -1, GROUP_TOKENS, filled.shape[2])
 
 
-def spread(bounds: torch.Tensor, held: int) -> torch.Tensor:
-    """Return ``bounds`` of the groups, ``[kv_heads, groups, dim]``, for each token: ``[kv_heads, held, dim]``."""
-    return bounds.repeat_interleave(GROUP_TOKENS, dim=1)[:, :held]
+def ungrouped(groups: torch.Tensor, held: int) -> torch.Tensor:
+    """Undo ``grouped``: return ``[kv_heads, held, dim]``, contiguous."""
+    return groups.flatten(1, 2)[:, :held].contiguous()
 
 
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
