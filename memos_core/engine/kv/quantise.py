@@ -4,7 +4,7 @@ Keys have channels that are large in every token, so they are scaled per channel
 token (KIVI, arXiv 2402.02750, section 3). The scales of keys are made anew for every ``GROUP_TOKENS`` tokens.
 
 What is stored beside the codes are the smallest and the largest number of each group, and not a scale: both are
-numbers of the tensor, so they fit the model's dtype without rounding, and quantising twice changes nothing.
+numbers of the tensor, so they fit the model's dtype without rounding, and they come back exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["CODECS", "GROUP_TOKENS", "RAW", "Codec", "Float8", "Form", "Integer", "Raw"]
+__all__ = ["CODECS", "GROUP_TOKENS", "RAW", "Codec", "Float8", "Form", "Integer", "Nibbles", "Raw"]
 
 RAW = "raw"
 GROUP_TOKENS = 64
@@ -113,115 +113,144 @@ class Raw(Codec):
         return stored["keys"], stored["values"]
 
 
-class Integer(Codec):
+class Quantised(Codec):
+    """Codes of a few bits, and for each group of numbers what the codes are relative to.
+
+    Attributes:
+        ends: Names of what is kept of a group, numbers of the model's dtype.
+        dtype: Of the codes.
+    """
+
+    ends: tuple[str, ...]
+    dtype: torch.dtype
+
+    def __init__(self) -> None:
+        self.parts = tuple(f"{side}.{part}" for side in ("keys", "values") for part in ("codes", *self.ends))
+
+    @abstractmethod
+    def measure(self, groups: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
+        """Return the ends of ``groups`` along ``axis``, which is kept with length 1."""
+
+    @abstractmethod
+    def codes(self, numbers: torch.Tensor, *ends: torch.Tensor) -> torch.Tensor:
+        """Return a code for each of ``numbers``; ``ends`` broadcast against them, and all are at least float32."""
+
+    @abstractmethod
+    def levels(self, codes: torch.Tensor, *ends: torch.Tensor) -> torch.Tensor:
+        """Return the numbers that ``codes`` stand for; all are at least float32."""
+
+    def layout(self, form: Form) -> Layout:
+        heads, held, key_dim = form.keys
+        groups = -(-held // GROUP_TOKENS)
+        return {
+            "keys.codes": (self.dtype, self.stored_shape(form.keys)),
+            **{f"keys.{end}": (form.dtype, (heads, groups, key_dim)) for end in self.ends},
+            "values.codes": (self.dtype, self.stored_shape(form.values)),
+            **{f"values.{end}": (form.dtype, (*form.values[:2], 1)) for end in self.ends},
+        }
+
+    def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        groups, tokens = grouped(wide(keys)), wide(values)
+        key_ends, value_ends = self.measure(groups, -2), self.measure(tokens, -1)
+        key_codes = ungrouped(self.codes(groups, *key_ends), keys.shape[1])
+        return {
+            "keys.codes": self.store(key_codes),
+            **{f"keys.{name}": end.squeeze(-2).to(keys.dtype) for name, end in zip(self.ends, key_ends, strict=True)},
+            "values.codes": self.store(self.codes(tokens, *value_ends)),
+            **{f"values.{name}": end.to(values.dtype) for name, end in zip(self.ends, value_ends, strict=True)},
+        }
+
+    def unpack(self, stored: Mapping[str, torch.Tensor], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
+        ends = [wide(stored[f"keys.{name}"]).unsqueeze(-2) for name in self.ends]
+        codes = self.restore(stored["keys.codes"], form.keys).to(ends[0].dtype)
+        keys = ungrouped(self.levels(grouped(codes), *ends).to(form.dtype), form.keys[1])
+        ends = [wide(stored[f"values.{name}"]) for name in self.ends]
+        codes = self.restore(stored["values.codes"], form.values).to(ends[0].dtype)
+        return keys, self.levels(codes, *ends).to(form.dtype)
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def store(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes
+
+    def restore(self, codes: torch.Tensor, shape: Shape) -> torch.Tensor:
+        """Undo ``store``; ``shape`` is that of the numbers."""
+        return codes
+
+
+class Integer(Quantised):
     """Evenly spaced levels between the smallest and the largest number of a group.
 
     Args:
         name: As written into blobs.
-        bits: 8, or 4 with two codes per byte.
+        bits: At most 8.
     """
 
-    parts = ("keys.codes", "keys.low", "keys.high", "values.codes", "values.low", "values.high")
+    ends = ("low", "high")
+    dtype = torch.uint8
 
     def __init__(self, name: str, bits: int) -> None:
+        super().__init__()
         self.name = name
-        self.bits = bits
-        self.top = 2**bits - 1
+        self.top = (1 << bits) - 1
 
-    def layout(self, form: Form) -> Layout:
-        sides = (("keys", form.keys, channel_bounds(form.keys)), ("values", form.values, token_bounds(form.values)))
-        found: Layout = {}
-        for side, shape, bounds in sides:
-            found[f"{side}.codes"] = torch.uint8, shape if self.bits == 8 else packed_shape(shape)
-            found[f"{side}.low"] = found[f"{side}.high"] = form.dtype, bounds
-        return found
+    def measure(self, groups: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
+        return groups.amin(axis, keepdim=True), groups.amax(axis, keepdim=True)
 
-    def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        stored = {}
-        for side, groups, tensor in (("keys", grouped(wide(keys)), keys), ("values", wide(values), values)):
-            axis = -2 if side == "keys" else -1
-            low, high = groups.amin(axis, keepdim=True), groups.amax(axis, keepdim=True)
-            codes = self.codes(groups, low, high)
-            codes = ungrouped(codes, keys.shape[1]) if side == "keys" else codes
-            stored[f"{side}.codes"] = codes if self.bits == 8 else pack_nibbles(codes)
-            for bound, numbers in (("low", low), ("high", high)):
-                stored[f"{side}.{bound}"] = (numbers.squeeze(-2) if side == "keys" else numbers).to(tensor.dtype)
-        return stored
-
-    def unpack(self, stored: Mapping[str, torch.Tensor], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = self.whole(stored["keys.codes"], form.keys)
-        low, high = (stored[f"keys.{bound}"].unsqueeze(-2) for bound in ("low", "high"))
-        keys = ungrouped(self.levels(grouped(codes), low, high), form.keys[1])
-        codes = self.whole(stored["values.codes"], form.values)
-        return keys, self.levels(codes, stored["values.low"], stored["values.high"])
-
-    def codes(self, tensor: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    def codes(self, numbers: torch.Tensor, *ends: torch.Tensor) -> torch.Tensor:
         # Halved before the difference is taken: the distance of two large numbers may exceed the dtype.
-        width = high / 2 - low / 2
+        low, high = ends[0] / 2, ends[1] / 2
+        width = high - low
         width[width == 0] = 1
-        return (tensor / 2).sub_(low / 2).div_(width).mul_(self.top).round_().clamp_(0, self.top).to(torch.uint8)
+        return (numbers / 2).sub_(low).div_(width).mul_(self.top).round_().clamp_(0, self.top).to(self.dtype)
 
-    def levels(self, codes: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        share = codes.to(wide(low).dtype).div_(self.top)
+    def levels(self, codes: torch.Tensor, *ends: torch.Tensor) -> torch.Tensor:
+        low, high = ends
+        share = codes / self.top
         # Not low + share * (high - low): this form gives both ends exactly, and no difference that may overflow.
-        return (share * wide(high)).add_((1 - share).mul_(wide(low))).to(low.dtype)
-
-    def whole(self, codes: torch.Tensor, shape: Shape) -> torch.Tensor:
-        return codes if self.bits == 8 else unpack_nibbles(codes, shape[-1])
+        return (share * high).add_((1 - share).mul_(low))
 
 
-class Float8(Codec):
+class Nibbles(Integer):
+    """Sixteen levels, two codes in a byte."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, 4)
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return *shape[:-1], (shape[-1] + 1) // 2
+
+    def store(self, codes: torch.Tensor) -> torch.Tensor:
+        return pack_nibbles(codes)
+
+    def restore(self, codes: torch.Tensor, shape: Shape) -> torch.Tensor:
+        return unpack_nibbles(codes, shape[-1])
+
+
+class Float8(Quantised):
     """Eight-bit floating point (e4m3), each group scaled so that its largest magnitude is the largest of the format."""
 
     name = "fp8"
-    parts = ("keys.codes", "keys.peak", "values.codes", "values.peak")
-    top = torch.finfo(torch.float8_e4m3fn).max
+    ends = ("peak",)
+    dtype = torch.float8_e4m3fn
+    top: float = torch.finfo(torch.float8_e4m3fn).max
 
-    def layout(self, form: Form) -> Layout:
-        sides = (("keys", form.keys, channel_bounds(form.keys)), ("values", form.values, token_bounds(form.values)))
-        found: Layout = {}
-        for side, shape, bounds in sides:
-            found[f"{side}.codes"], found[f"{side}.peak"] = (torch.float8_e4m3fn, shape), (form.dtype, bounds)
-        return found
+    def measure(self, groups: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
+        return (groups.abs().amax(axis, keepdim=True),)
 
-    def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        groups = grouped(wide(keys))
-        peak = groups.abs().amax(-2)
-        codes = ungrouped(self.codes(groups, peak.unsqueeze(-2)), keys.shape[1])
-        stored = {"keys.codes": codes, "keys.peak": peak.to(keys.dtype)}
-        peak = wide(values).abs().amax(-1, keepdim=True)
-        return {**stored, "values.codes": self.codes(wide(values), peak), "values.peak": peak.to(values.dtype)}
-
-    def unpack(self, stored: Mapping[str, torch.Tensor], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
-        # Floats before they are grouped: the operations on eight-bit ones are few.
-        codes = grouped(wide(stored["keys.codes"]))
-        keys = ungrouped(self.levels(codes, stored["keys.peak"].unsqueeze(-2)), form.keys[1])
-        return keys, self.levels(wide(stored["values.codes"]), stored["values.peak"])
-
-    def codes(self, tensor: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-        scale = torch.where(peak == 0, 1, peak)
+    def codes(self, numbers: torch.Tensor, *ends: torch.Tensor) -> torch.Tensor:
+        scale = torch.where(ends[0] == 0, 1, ends[0])
         # The cast turns what is above the largest number into NaN.
-        return (tensor / scale).mul_(self.top).clamp_(-self.top, self.top).to(torch.float8_e4m3fn)
+        return (numbers / scale).mul_(self.top).clamp_(-self.top, self.top).to(self.dtype)
 
-    def levels(self, codes: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-        return (codes / self.top).to(wide(peak).dtype).mul_(wide(peak)).to(peak.dtype)
+    def levels(self, codes: torch.Tensor, *ends: torch.Tensor) -> torch.Tensor:
+        return (codes / self.top).mul_(ends[0])
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` in the dtype to compute in: float32 at least."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def channel_bounds(shape: Shape) -> Shape:
-    return shape[0], -(-shape[1] // GROUP_TOKENS), shape[2]
-
-
-def token_bounds(shape: Shape) -> Shape:
-    return shape[0], shape[1], 1
-
-
-def packed_shape(shape: Shape) -> Shape:
-    return *shape[:-1], (shape[-1] + 1) // 2
 
 
 def grouped(tensor: torch.Tensor) -> torch.Tensor:
@@ -247,5 +276,5 @@ def unpack_nibbles(packed: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)[..., :dim]
 
 
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (Raw(), Integer("int8", 8), Integer("int4", 4), Float8())}
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (Raw(), Integer("int8", 8), Nibbles("int4"), Float8())}
 """Every codec by its name."""
