@@ -139,6 +139,10 @@ def test_what_is_kept_as_raw_is_never_computed_after_an_approximate_prefix() -> 
     raw, expected = store.published["kv-2"], alone.published["kv-1"]
     assert raw.codec == "raw"
     assert store.read(raw.blob.address) == alone.read(expected.blob.address)
+    store.forget("kv-2")
+    prefilled = runner_of("raw").prefill(render_block(memories), store)
+    assert prefilled.parameters["reused_tokens"] == 0
+    assert prefilled.data == alone.read(expected.blob.address)
     # An engine that stores approximately may go on from anything.
     again = DictActivations()
     runner_of("int4").generate(ask("kv", memories[:2], store=again))
