@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from memos_core.engine.base import ActivationStore, BuiltActivation, Capabilities, Engine, EngineRequest
 from memos_core.engine.generate import Outcome, build, generate
-from memos_core.engine.kv.codec import RAW, KVBlob, as_token_ids, encode, token_digest
+from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
 from memos_core.engine.prompt import PROBE
@@ -30,6 +30,7 @@ __all__ = ["HFEngine"]
 
 DEFAULT_KV_BYTES = 2 * 2**30
 Event = Piece | Done | Failed
+KVCodec = Literal["raw", "int8", "int4", "fp8"]
 
 
 class HFEngine(Engine):
@@ -41,10 +42,19 @@ class HFEngine(Engine):
     Args:
         loaded: The model.
         kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
+        kv_codec: How KV that is built from now on is stored. ``raw`` is exact; the others round it. The request that
+            builds it answers from what it computed; later ones, in this process or another, from what was stored.
+            KV that was stored with any codec is used, and the notes of the plan name what is approximate.
+
+    Raises:
+        InvalidInput: There is no such codec.
     """
 
-    def __init__(self, loaded: LoadedModel, *, kv_memory_bytes: int = DEFAULT_KV_BYTES) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, kv_memory_bytes: int = DEFAULT_KV_BYTES, kv_codec: KVCodec = "raw"
+    ) -> None:
         self._loaded = loaded
+        self._codec = codec_for(kv_codec)
         self._kv_memory_bytes = kv_memory_bytes
         self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
         self._prefix_cache: PrefixCache | None = None
@@ -60,6 +70,7 @@ class HFEngine(Engine):
         dtype: str | torch.dtype = "auto",
         attn_implementation: str | None = None,
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        kv_codec: KVCodec = "raw",
         trust_remote_code: bool = False,
     ) -> HFEngine:
         """Return an engine for a model in a folder, on the hub, or ``memos-reader``, which ships with MemOS.
@@ -70,10 +81,12 @@ class HFEngine(Engine):
             dtype: Torch dtype; ``auto`` is the one that the model's configuration names, float32 if it names none.
             attn_implementation: ``sdpa``, ``eager`` and so on; None is transformers' choice.
             kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
+            kv_codec: How KV is stored: ``raw`` is exact, ``int8``, ``fp8`` and ``int4`` are smaller and approximate.
             trust_remote_code: Run Python code that comes with the model.
 
         Raises:
             ModelNotFound: There is nothing at that path. A hub id is looked up at first use, which then raises it.
+            InvalidInput: There is no such codec.
         """
         source = FolderSource(
             os.fspath(location),
@@ -82,14 +95,21 @@ class HFEngine(Engine):
             attention=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes)
+        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec)
 
     @classmethod
     def from_model(
-        cls, model: Any, tokenizer: Any, *, name: str = "local", kv_memory_bytes: int = DEFAULT_KV_BYTES
+        cls,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str = "local",
+        kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        kv_codec: KVCodec = "raw",
     ) -> HFEngine:
         """Return an engine for a model that is in memory already, in evaluation mode. It is used where it is."""
-        return cls(LoadedModel(MemorySource(model, tokenizer, name)), kv_memory_bytes=kv_memory_bytes)
+        loaded = LoadedModel(MemorySource(model, tokenizer, name))
+        return cls(loaded, kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -137,6 +157,8 @@ class HFEngine(Engine):
         del session
         if blob is None:
             raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, "the model's cache lost tokens of it"))
+        if not self._storable(blob):
+            raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, self._not_finite))
         return self._built(work, blob, seconds)
 
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
@@ -160,7 +182,7 @@ class HFEngine(Engine):
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
-        return resolve(self._loaded, self._prefixes(), request)
+        return resolve(self._loaded, self._prefixes(), request, self._codec.name)
 
     def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
         refusal = kv_refusal(self._loaded)
@@ -173,7 +195,8 @@ class HFEngine(Engine):
         token_ids = as_token_ids(prompt.token_ids)
         room(self._loaded, len(token_ids), 1)
         mark = self._loaded.fingerprint
-        reuse = find_prefix(self._loaded, self._prefixes(), activations, mark, token_ids)
+        exact = not self._codec.approximate
+        reuse = find_prefix(self._loaded, self._prefixes(), activations, mark, token_ids, exact=exact)
         request = EngineRequest(messages=(), plan=InjectionPlan(inject="kv"), block=block, activations=activations)
         return Work(request, prompt, token_ids, reuse, len(token_ids), 1, mark, "", 0.0)
 
@@ -190,12 +213,12 @@ class HFEngine(Engine):
 
     def _built(self, work: Work, blob: KVBlob, seconds: float) -> BuiltActivation:
         return BuiltActivation(
-            data=encode(blob),
+            data=encode(blob, self._codec.name),
             fingerprint=blob.fingerprint,
             token_digest=token_digest(blob.token_ids),
             token_count=blob.tokens,
             model=self._loaded.name,
-            codec=RAW,
+            codec=self._codec.name,
             cube_ids=work.request.block.cube_ids,
             parameters={"prefill_seconds": round(seconds, 6), "reused_tokens": work.reuse.length},
         )
@@ -220,6 +243,8 @@ class HFEngine(Engine):
             return None, []
         if outcome.built is None:
             return None, ["the model's cache does not hold the keys and values of every token, so none were kept"]
+        if not self._storable(outcome.built):
+            return None, [f"no KV was kept: {self._not_finite}"]
         try:
             cube_id = activations.publish(self._built(work, outcome.built, outcome.build_seconds))
         except VaultError as error:
@@ -227,8 +252,16 @@ class HFEngine(Engine):
             return None, [f"the KV that was built could not be stored: {error}"]
         if cube_id is None:
             return None, ["the KV was not kept: a memory in it has changed or gone, or the quota is full"]
-        self._prefixes().keep(activations.owner, cube_id, outcome.built)
-        return cube_id, []
+        # As a later process will read it: an answer must not depend on whether a cache is still in memory.
+        self._prefixes().keep(activations.owner, cube_id, as_stored(outcome.built, self._codec.name))
+        return cube_id, [f"it is stored as {self._codec.name}, approximate"] if self._codec.approximate else []
+
+    def _storable(self, blob: KVBlob) -> bool:
+        return not self._codec.approximate or is_finite(blob)
+
+    @property
+    def _not_finite(self) -> str:
+        return f"a key or value is infinite or NaN, which {self._codec.name} cannot hold"
 
 
 class LoopInbox:

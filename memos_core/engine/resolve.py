@@ -9,7 +9,7 @@ from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
 from memos_core.engine.kv.cache import layer_types, misfit
-from memos_core.engine.kv.codec import KVBlob, TokenIds, as_token_ids, decode
+from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, as_token_ids, decode
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.prompt import Prompt
@@ -39,6 +39,11 @@ class Reuse:
     notes: tuple[str, ...] = ()
     declined: str = ""
 
+    @property
+    def approximate(self) -> bool:
+        """Whether its tensors were rounded to be stored."""
+        return self.stored is not None and self.stored.payload.codec != RAW
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -67,8 +72,11 @@ class Work:
     seconds: float
 
 
-def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest) -> Work:
+def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, codec: str = RAW) -> Work:
     """Decide how the memories of ``request`` enter the model. Loads it where it is not loaded yet.
+
+    Args:
+        codec: How KV that is built in this request will be stored.
 
     Raises:
         ContextOverflow: The prompt does not fit.
@@ -89,6 +97,9 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest) 
         reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids, at_any_cost=inject == "kv")
         missing = prompt.memory_end if reuse.length < prompt.memory_end else 0
         build_to = missing if prompt.opens and wants_building(request.plan) and not reuse.declined else 0
+        if build_to and codec == RAW and reuse.approximate:
+            again = find_prefix(loaded, prefixes, request.activations, mark, token_ids, exact=True)
+            reuse = replace(again, notes=(*reuse.notes, *again.notes))
     fallback = obstacle or misplaced(prompt) or reuse.declined or "no stored KV covers it"
     if not build_to and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
@@ -153,13 +164,16 @@ def find_prefix(
     token_ids: TokenIds,
     *,
     at_any_cost: bool = True,
+    exact: bool = False,
 ) -> Reuse:
     """Return the stored prefix that covers most of ``token_ids``.
 
+    A damaged or forged blob is taken out of use at the store, named in the notes, and the next best one is taken.
+
     Args:
         at_any_cost: Load it even where computing it anew is known to be cheaper.
-
-    A damaged or forged blob is taken out of use at the store, named in the notes, and the next best one is taken.
+        exact: Take only what is stored bit for bit: what is computed after an approximate prefix is approximate too,
+            and must not be kept as if it were not.
     """
     notes: list[str] = []
     stored = list(activations.find(mark))
@@ -172,7 +186,7 @@ def find_prefix(
             return activations.read(each.payload.blob.address)
 
         try:
-            found = prefixes.longest(owner, stored, token_ids, read)
+            found = prefixes.longest(owner, stored, token_ids, read, exact=exact)
             if found is None:
                 return Reuse(notes=tuple(notes))
             reading.append(found[0])
@@ -214,7 +228,9 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     placed = tuple(place(memory, ends.get(memory.cube_id), work, built) for memory in plan.memories)
     notes = [*plan.notes, *work.prompt.notes, *work.reuse.notes]
     if work.reuse.stored is not None:
-        notes.append(f"{work.reuse.length} of {len(work.token_ids)} tokens from stored KV {work.reuse.stored.cube_id}")
+        kind = f" ({work.reuse.stored.payload.codec}, approximate)" if work.reuse.approximate else ""
+        source = f"stored KV {work.reuse.stored.cube_id}{kind}"
+        notes.append(f"{work.reuse.length} of {len(work.token_ids)} tokens from {source}")
     if built is not None:
         notes.append(f"KV of the first {work.build_to} tokens was built and kept as {built}")
     served_by = work.reuse.stored.cube_id if work.reuse.stored is not None else None

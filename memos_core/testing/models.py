@@ -110,7 +110,7 @@ def tiny_model(family: str = "llama", *, seed: int = 0, attention: str = "sdpa",
     return model.eval(), tokenizer
 
 
-def payload_of(blob: KVBlob, data: bytes, model: str = "tiny") -> ActivationPayload:
+def payload_of(blob: KVBlob, data: bytes, model: str = "tiny", codec: str = "raw") -> ActivationPayload:
     """Return what a ledger would say of ``blob``, stored as ``data`` under its sha256."""
     from memos_core.engine.kv.codec import token_digest
 
@@ -120,6 +120,7 @@ def payload_of(blob: KVBlob, data: bytes, model: str = "tiny") -> ActivationPayl
         token_digest=token_digest(blob.token_ids),
         token_count=blob.tokens,
         model=model,
+        codec=codec,
     )
 
 

@@ -5,17 +5,21 @@
     layers.0.values  float   [kv_heads, held, head_dim]
     ...
 
+A codec that quantises (``quantise.py``) stores codes and bounds in the place of keys and values, as
+``layers.0.keys.codes``, and the record then holds the form of each layer: dtype and shapes in the model.
+
 The metadata holds, under the name of the format, the sha256 of a JSON record and that record: fingerprint, digest of
-the token ids, layer types and a checksum of every tensor. The store's own digest guards against forgery; the checksums
-here name what is broken, and hold for blobs that were copied by hand.
+the token ids, layer types, codec and a checksum of every tensor. The store's own digest guards against forgery; the
+checksums here name what is broken, and hold for blobs that were copied by hand.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +29,25 @@ import torch
 from numpy.typing import NDArray
 
 from memos_core.cube import ActivationPayload
-from memos_core.errors import BlobDamaged
+from memos_core.engine.kv.quantise import CODECS, RAW, Codec, Form
+from memos_core.errors import BlobDamaged, InvalidInput
 
-__all__ = ["FORMAT", "RAW", "KVBlob", "TokenIds", "as_token_ids", "decode", "encode", "read_token_ids", "token_digest"]
+__all__ = [
+    "FORMAT",
+    "RAW",
+    "KVBlob",
+    "TokenIds",
+    "as_stored",
+    "as_token_ids",
+    "codec_for",
+    "decode",
+    "encode",
+    "is_finite",
+    "read_token_ids",
+    "token_digest",
+]
 
 FORMAT = "memos-kv/1"
-RAW = "raw"
 MAX_HEADER_BYTES = 16 * 2**20
 
 TokenIds = NDArray[np.int32]
@@ -82,25 +99,74 @@ def token_digest(token_ids: TokenIds) -> str:
     return hashlib.sha256(token_ids.astype("<i4", copy=False).tobytes()).hexdigest()
 
 
-def encode(blob: KVBlob) -> bytes:
-    """Return ``blob`` as safetensors bytes. Copies the tensors to the CPU."""
-    tensors = {"token_ids": torch.from_numpy(blob.token_ids.copy())}
-    for index, (keys, values) in enumerate(zip(blob.keys, blob.values, strict=True)):
-        tensors[f"layers.{index}.keys"] = keys.detach().cpu().contiguous()
-        tensors[f"layers.{index}.values"] = values.detach().cpu().contiguous()
-        if values.data_ptr() == keys.data_ptr():  # a model may use its keys as values; safetensors wants both
-            tensors[f"layers.{index}.values"] = tensors[f"layers.{index}.values"].clone()
+def codec_for(name: str) -> Codec:
+    """Return the codec of that name. Raises ``InvalidInput``, with the choices, if there is none."""
+    if name not in CODECS:
+        raise InvalidInput(f"there is no KV codec {name!r}; choose one of {', '.join(CODECS)}")
+    return CODECS[name]
+
+
+def is_finite(blob: KVBlob) -> bool:
+    """Tell whether no key or value is infinite or NaN; only ``raw`` stores those."""
+    # Extremes are found many times faster than isfinite looks at each number, and they hand on NaN.
+    return all(math.isfinite(end) for tensor in (*blob.keys, *blob.values) for end in extremes(tensor))
+
+
+def extremes(tensor: torch.Tensor) -> tuple[float, float]:
+    tensor = tensor.float() if tensor.element_size() < 4 else tensor
+    return tensor.min().item(), tensor.max().item()
+
+
+def encode(blob: KVBlob, codec: str = RAW) -> bytes:
+    """Return ``blob`` as safetensors bytes. Copies the tensors to the CPU.
+
+    Args:
+        codec: One of ``quantise.CODECS``.
+
+    Raises:
+        InvalidInput: There is no such codec, or it quantises and a key or value is infinite or NaN.
+    """
+    chosen = codec_for(codec)
+    tensors = {"token_ids": torch.from_numpy(blob.token_ids.copy()), **pack(blob, chosen)}
     record = {
         "fingerprint": blob.fingerprint,
         "token_digest": token_digest(blob.token_ids),
         "tokens": blob.tokens,
         "layer_types": blob.layer_types,
-        "codec": RAW,
+        "codec": codec,
         "checksums": {name: checksum(tensor) for name, tensor in tensors.items()},
     }
+    if chosen.approximate:
+        record["forms"] = [Form.of(*layer).to_record() for layer in zip(blob.keys, blob.values, strict=True)]
     # One entry only: safetensors writes several in no fixed order, and equal caches are to have equal bytes.
     data: bytes = safetensors.torch.save(tensors, {FORMAT: seal(record)})
     return data
+
+
+def pack(blob: KVBlob, codec: Codec) -> dict[str, torch.Tensor]:
+    """Return the tensors of all layers as ``codec`` stores them, on the CPU."""
+    if codec.approximate and not is_finite(blob):
+        raise InvalidInput(f"{codec.name} cannot hold infinite keys or values, or NaN; raw can")
+    packed: dict[str, torch.Tensor] = {}
+    for index, layer in enumerate(zip(blob.keys, blob.values, strict=True)):
+        # Always computed on the CPU: other devices round differently, and equal caches are to have equal bytes.
+        keys, values = (tensor.detach().cpu().contiguous() for tensor in layer)
+        packed |= {f"layers.{index}.{part}": tensor for part, tensor in codec.pack(keys, values).items()}
+    return packed
+
+
+def as_stored(blob: KVBlob, codec: str) -> KVBlob:
+    """Return what ``decode`` makes of ``encode(blob, codec)``, on the device of ``blob``, without the bytes between.
+
+    Raises:
+        InvalidInput: As ``encode``.
+    """
+    chosen = codec_for(codec)
+    if not chosen.approximate:
+        return blob
+    forms = [Form.of(*layer) for layer in zip(blob.keys, blob.values, strict=True)]
+    keys, values = unpack(pack(blob, chosen), chosen, forms)
+    return KVBlob(blob.token_ids, keys, values, blob.layer_types, blob.fingerprint).to(blob.keys[0].device)
 
 
 def seal(record: dict[str, Any]) -> str:
@@ -129,12 +195,22 @@ def decode(data: bytes, payload: ActivationPayload) -> KVBlob:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise frame.damaged(f"its tensors cannot be read: {error}") from error
-    layer_types = tuple(frame.record["layer_types"])
-    keys = tuple(tensors[f"layers.{index}.keys"] for index in range(len(layer_types)))
-    values = tuple(tensors[f"layers.{index}.values"] for index in range(len(layer_types)))
-    blob = KVBlob(token_ids, keys, values, layer_types, payload.fingerprint)
+    keys, values = unpack(tensors, frame.codec, frame.forms(tensors))
+    blob = KVBlob(token_ids, keys, values, tuple(frame.record["layer_types"]), payload.fingerprint)
     check_shapes(blob, frame)
     return blob
+
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def unpack(tensors: Mapping[str, torch.Tensor], codec: Codec, forms: Sequence[Form]) -> tuple[Tensors, Tensors]:
+    """Return the keys and the values of all layers; ``tensors`` are laid out as ``codec`` does."""
+    pairs = [
+        codec.unpack({part: tensors[f"layers.{index}.{part}"] for part in codec.parts}, form)
+        for index, form in enumerate(forms)
+    ]
+    return tuple(keys for keys, _ in pairs), tuple(values for _, values in pairs)
 
 
 def read_token_ids(data: bytes, payload: ActivationPayload) -> TokenIds:
@@ -188,9 +264,31 @@ class Frame:
             if self.record.get(field) != value:
                 raise self.damaged(f"its {field} is not the one recorded")
         layers = range(len(self.record["layer_types"]))
-        names = {"token_ids", *(f"layers.{index}.{part}" for index in layers for part in ("keys", "values"))}
+        names = {"token_ids", *(f"layers.{index}.{part}" for index in layers for part in self.codec.parts)}
         if set(self.spans) != names or set(self.record["checksums"]) != names:
             raise self.damaged("it lacks tensors, or holds others")
+
+    @property
+    def codec(self) -> Codec:
+        if self.record["codec"] not in CODECS:
+            raise self.damaged(f"it is stored as {self.record['codec']!r}, which this version does not know")
+        return CODECS[self.record["codec"]]
+
+    def forms(self, tensors: Mapping[str, torch.Tensor]) -> list[Form]:
+        """Return what each layer is in the model, after checking that ``tensors`` are laid out for that."""
+        indices = range(len(self.record["layer_types"]))
+        if not self.codec.approximate:
+            return [Form.of(tensors[f"layers.{i}.keys"], tensors[f"layers.{i}.values"]) for i in indices]
+        try:
+            forms = [Form.from_record(self.record["forms"][index]) for index in indices]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise self.damaged("the forms of its layers are malformed") from error
+        for index, form in enumerate(forms):
+            for part, laid_out in self.codec.layout(form).items():
+                tensor = tensors[f"layers.{index}.{part}"]
+                if (tensor.dtype, tuple(tensor.shape)) != laid_out:
+                    raise self.damaged(f"layers.{index}.{part} has another dtype or shape than recorded")
+        return forms
 
     def check(self, name: str) -> None:
         start, end = self.spans[name]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memos_core.engine.base import StoredActivation
-from memos_core.engine.kv.codec import KVBlob, TokenIds, read_token_ids, token_digest
+from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, read_token_ids, token_digest
 from memos_core.engine.kv.eviction import GreedyDual
 
 __all__ = ["PrefixCache"]
@@ -61,26 +61,33 @@ class PrefixCache:
         stored: Sequence[StoredActivation],
         token_ids: TokenIds,
         read: Callable[[StoredActivation], bytes],
+        *,
+        exact: bool = False,
     ) -> tuple[StoredActivation, int] | None:
         """Return the chain of ``stored`` that shares the longest usable prefix with ``token_ids``, and its length.
 
-        At least one token of the prompt is left over, since a model needs one to go on from.
+        Of equally long ones, one that is stored bit for bit goes before one that is not. At least one token of the
+        prompt is left over, since a model needs one to go on from.
 
         Args:
             stored: Every chain that ``owner`` may use now; others of the same owner are forgotten here.
             read: Reads a blob; called only for chains whose ids are unknown and may share more than the best so far.
+            exact: Only chains that are stored bit for bit count.
         """
         self._keep_only(owner, {each.cube_id: each.payload.token_digest for each in stored})
+        stored = [each for each in stored if each.payload.codec == RAW or not exact]
         limit = len(token_ids) - 1
         best: tuple[StoredActivation, int] | None = None
+        best_rank = (0, False)
         whole = whole_prefixes(stored, token_ids, limit)
         if whole:
             best = whole[-1], whole[-1].payload.token_count
+            best_rank = rank(*best)
         examined = {each.cube_id for each in whole}
         reads = 0
         for each in stored:
             reach = min(each.payload.token_count, limit)
-            if each.cube_id in examined or reach <= (best[1] if best else 0) or not self._divisible(each):
+            if each.cube_id in examined or rank(each, reach) <= best_rank or not self._divisible(each):
                 continue
             chain = self._known(owner, each)
             if chain is None:
@@ -89,8 +96,8 @@ class PrefixCache:
                 reads += 1
                 chain = self._learn(owner, each.cube_id, read_token_ids(read(each), each.payload))
             shared = shared_length(chain.token_ids, token_ids, limit)
-            if shared > (best[1] if best else 0):
-                best = each, shared
+            if shared and rank(each, shared) > best_rank:
+                best, best_rank = (each, shared), rank(each, shared)
         return best
 
     def holds(self, owner: str, stored: StoredActivation) -> bool:
@@ -182,12 +189,17 @@ def rebuild_cost(tokens: int) -> float:
     return tokens * (1 + tokens / 4000)
 
 
+def rank(stored: StoredActivation, length: int) -> tuple[int, bool]:
+    """Return the order of preference of a chain that serves ``length`` tokens: length, then exactness."""
+    return length, stored.payload.codec == RAW
+
+
 def whole_prefixes(stored: Sequence[StoredActivation], token_ids: TokenIds, limit: int) -> list[StoredActivation]:
-    """Return the chains that ``token_ids`` begins with, shortest first, told by their digests alone."""
+    """Return the chains that ``token_ids`` begins with, the preferred last, told by their digests alone."""
     found = []
     digest = hashlib.sha256()
     done = 0
-    for each in sorted(stored, key=lambda item: item.payload.token_count):
+    for each in sorted(stored, key=lambda item: rank(item, item.payload.token_count)):
         count = each.payload.token_count
         if count > limit:
             break
