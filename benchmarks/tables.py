@@ -1,0 +1,110 @@
+"""Writes the tables of README.md from the committed results: ``python benchmarks/tables.py``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The test suite checks that each is up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+READER = ROOT / "memos_core" / "engine" / "reader" / "evaluation.json"
+PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def load(path: Path) -> Any:
+    """Reads a result."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def evidence_recall() -> str:
+    """Recall of annotated evidence by category."""
+    result = load(RESULTS / "evidence_recall.json")
+    rows = [("all", {"questions": result["questions"], **result}), *result["categories"].items()]
+    cutoffs = ("recall@1", "recall@5", "recall@10")
+    return table(
+        ["kind of question", "questions", *cutoffs],
+        [[name, str(row["questions"]), *(f"{row[cutoff]:.3f}" for cutoff in cutoffs)] for name, row in rows],
+    )
+
+
+def reader() -> str:
+    """What the bundled reader answers exactly."""
+    cases = load(READER)["cases"]
+    return table(
+        ["facts in the notes", "direct", "with small talk", "two-hop", "not in the notes"],
+        [[str(count), *(exact(cases, name, count) for name in CASES)] for count in (4, 12, 24, 48)],
+    )
+
+
+CASES = ("direct, {} facts", "direct, {} facts with small talk", "two-hop, {} facts", "not in the notes, {} facts")
+
+
+def exact(cases: dict[str, Any], name: str, count: int) -> str:
+    """Returns the share answered exactly, if that case was measured."""
+    row = cases.get(name.format(count))
+    return f"{row['exact']:.3f}" if row else ""
+
+
+def kv_speed() -> str:
+    """Time to the first token, against computing the whole prompt."""
+    result = load(RESULTS / "kv_speed.json")
+    ways = ("full_prompt", "transformers_reuse", "stored_kv_ram", "stored_kv_warm_disk", "question_alone")
+    rows = []
+    for tokens, row in result["ttft"].items():
+        seconds = {way: row["seconds"][way]["median"] for way in ways}
+        cells = [f"{seconds[way] * 1000:.0f} ms" for way in ways]
+        ups = [f" ({seconds['full_prompt'] / seconds[way]:.1f}x)" if 0 < place < 4 else "" for place, way in
+               enumerate(ways)]  # fmt: skip
+        rows.append([tokens, *(cell + up for cell, up in zip(cells, ups, strict=True))])
+    head = [
+        "memory tokens",
+        "whole prompt",
+        "transformers, deep copy",
+        "stored KV, RAM",
+        "stored KV, disk",
+        "question alone",
+    ]
+    return table(head, rows)
+
+
+def kv_storage() -> str:
+    """Bytes and divergence of each codec, on the bundled reader."""
+    rows = load(RESULTS / "kv_storage.json")["rows"]
+    return table(
+        ["model", "dtype", "codec", "bytes a token", "smaller by", "mean KL"],
+        [
+            [row["model"], row["dtype"], row["codec"], f"{row['bytes_per_token']:.0f}", f"{row['ratio_to_raw']:.1f}x",
+             f"{row['kl_mean']:.1e}"]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "evidence_recall": evidence_recall,
+    "reader": reader,
+    "kv_speed": kv_speed,
+    "kv_storage": kv_storage,
+}
+
+
+def filled(text: str) -> str:
+    """Returns ``text`` with every table in it made anew."""
+    return PLACE.sub(lambda place: place[1] + TABLES[place["name"]]() + place[3], text)
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
