@@ -199,9 +199,11 @@ def cascade_attention(
     Raises:
         UnsupportedOption: The layer needs more than this, or its model did not hand ``shared_prefix`` on.
     """
+    if shared_prefix is None:
+        raise UnsupportedOption("the model did not hand the shared prefix on to its layers")
     foreign = [name for name in FOREIGN if kwargs.get(name) is not None]
-    if shared_prefix is None or attention_mask is not None or dropout or foreign:
-        raise UnsupportedOption(f"it takes a shared prefix and no mask, dropout, {', '.join(foreign or FOREIGN)}")
+    if attention_mask is not None or dropout or foreign:
+        raise UnsupportedOption(f"cascade attention has no {', '.join(foreign) or 'mask and no dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = cascade(query, shared_prefix.layers[module.layer_idx].prefix, (key, value), scale)
     return output.transpose(1, 2).contiguous(), None

@@ -24,6 +24,9 @@ PREFIX = (5, 3, 8, 4, 9, 7, 6)
 PARTS = ((3, 6, 4), (8,), (5, 7))
 """Token ids of the probe: the tail begins, goes on by one token, and goes on by several."""
 
+CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a kernel, our attention or a model that was not written for either may raise in the probe."""
+
 
 def cascade_obstacle(model: Any) -> str | None:
     """Return why ``model``, as it is set up now, cannot attend by cascade, or None where only a probe can tell."""
@@ -91,7 +94,7 @@ def probe_cascade(model: Any) -> str | None:
     try:
         other = twin(model)
         got = [feed(other, part, past_key_values=shared, shared_prefix=shared) for part in PARTS]
-    except (RuntimeError, TypeError) as error:  # what kernels, our attention and foreign signatures raise
+    except CODE_ERRORS as error:
         return f"it cannot attend by cascade: {error}"
     expected = [feed(model, part, past_key_values=plain) for part in PARTS]
     return difference(torch.cat(got), torch.cat(expected))
