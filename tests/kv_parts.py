@@ -11,6 +11,9 @@ from memos_core.engine.kv.codec import KVBlob, as_token_ids, decode, encode
 from memos_core.testing.models import payload_of
 
 LENGTH = 48
+COVERED = ("llama", "qwen2", "qwen3", "gpt_neox", "phi3")
+"""Families that attend to a stored prefix where it lies."""
+OTHERS = ("mistral", "gemma3")
 
 
 def prompt_ids(length: int = LENGTH) -> list[int]:
@@ -39,3 +42,9 @@ def greedy(model: Any, ids: list[int], cache: Any, count: int, **options: Any) -
         if len(tokens) == count:
             return tokens
         output = model(input_ids=torch.tensor([tokens[-1:]]), **options)
+
+
+def state_of(model: Any) -> tuple[Any, ...]:
+    """Return what a user could see of a change to his model, besides its weights."""
+    modules = [(id(each), id(vars(each).get("config")), len(each._forward_hooks)) for each in model.modules()]
+    return model.config.to_json_string(use_diff=False), model.config._attn_implementation, modules
