@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=8, help="of 28")
-    parser.add_argument("--memory", type=int, nargs="+", default=[500, 1000, 2000], help="tokens of memory, for TTFT")
+    parser.add_argument("--memory", type=int, nargs="*", default=[500, 1000, 2000], help="tokens of memory, for TTFT")
     parser.add_argument("--decode-memory", type=int, default=4000, help="tokens of memory while decoding")
     parser.add_argument("--question", type=int, default=32, help="tokens of the question")
     parser.add_argument("--tokens", type=int, default=16, help="tokens decoded in each repeat")
