@@ -7,42 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from kv_parts import greedy, prompt_ids, stored
 from transformers import AutoConfig
 
 from memos_core.engine.kv.cache import container, layer_types, misfit, new_cache, probe_layout, refusal, snapshot
 from memos_core.engine.kv.codec import KVBlob, as_token_ids, decode, encode
 from memos_core.testing.models import FAMILIES, payload_of, tiny_model
 
-LENGTH = 48
 SPLITS = (1, 7, 15, 16, 17, 31, 47)
 """Around the sliding window of 16, the ends and odd places."""
-
-
-def prompt_ids(length: int = LENGTH) -> list[int]:
-    return torch.randint(3, 390, (length,), generator=torch.Generator().manual_seed(5)).tolist()
-
-
-@torch.inference_mode()
-def stored(model: Any, ids: list[int]) -> KVBlob:
-    """Return the KV of ``ids`` as it comes back from its bytes."""
-    cache = new_cache(model.config)
-    model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
-    blob = snapshot(cache, as_token_ids(ids), "mark", layer_types(model.config))
-    assert blob is not None
-    data = encode(blob)
-    return decode(data, payload_of(blob, data))
-
-
-@torch.inference_mode()
-def greedy(model: Any, ids: list[int], cache: Any, count: int) -> list[int]:
-    """Return ``count`` greedy tokens after ``ids``, of which ``cache`` holds a prefix."""
-    output = model(input_ids=torch.tensor([ids[cache.get_seq_length() :]]), past_key_values=cache, use_cache=True)
-    tokens: list[int] = []
-    while True:
-        tokens.append(int(output.logits[0, -1].argmax()))
-        if len(tokens) == count:
-            return tokens
-        output = model(input_ids=torch.tensor([tokens[-1:]]), past_key_values=cache, use_cache=True)
 
 
 def divergence(logits: torch.Tensor, expected: torch.Tensor) -> float:

@@ -12,6 +12,8 @@ import torch
 from memos_core.engine.decode import Detokenizer, StopStrings
 from memos_core.engine.kv.cache import container, layer_types, new_cache, snapshot
 from memos_core.engine.kv.codec import KVBlob, TokenIds
+from memos_core.engine.kv.shared import SharedPrefixCache
+from memos_core.engine.kv.twin import twin
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.resolve import Reuse, Work
 from memos_core.engine.sampling import Sampler
@@ -48,20 +50,38 @@ class Outcome:
 class Session:
     """One sequence under way: a cache of its own, which may begin with a stored prefix.
 
+    Args:
+        snapshots: Whether ``snapshot`` is to be taken, for which the cache must hold every token itself.
+
     Attributes:
+        model: The model, or a twin of it that reads a stored prefix where it lies.
         token_ids: All positions computed or taken over so far.
         logits: Of the last position, ``[vocabulary]``.
     """
 
-    def __init__(self, loaded: LoadedModel, reuse: Reuse, token_ids: Sequence[int]) -> None:
+    def __init__(self, loaded: LoadedModel, reuse: Reuse, token_ids: Sequence[int], *, snapshots: bool) -> None:
         self.loaded = loaded
         self.model = loaded.model
         self.token_ids = list(token_ids[: reuse.length])
         self.logits: Any = None
         self.cache: Any = None
-        if "past_key_values" in loaded.accepts:
+        self.options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in loaded.accepts else {}
+        if reuse.blob is not None and not (snapshots or loaded.cascade_refusal):
+            self.share(reuse.blob, reuse.length)
+        elif "past_key_values" in loaded.accepts:
             config = self.model.config
-            self.cache = container(config, reuse.blob, reuse.length) if reuse.blob else new_cache(config)
+            self.keep(container(config, reuse.blob, reuse.length) if reuse.blob else new_cache(config))
+
+    def keep(self, cache: Any) -> None:
+        """Go on with ``cache``, which holds the tokens so far."""
+        self.cache = cache
+        self.options |= {"past_key_values": cache, "use_cache": True}
+
+    def share(self, blob: KVBlob, length: int) -> None:
+        """Go on from the first ``length`` tokens of ``blob``, which are the tokens so far, without copying them."""
+        self.model = twin(self.loaded.model)
+        self.keep(SharedPrefixCache(blob, length))
+        self.options["shared_prefix"] = self.cache
 
     def prefill(self, token_ids: Sequence[int]) -> Generator[str, None, None]:
         """Compute ``token_ids`` in parts, with an empty yield after each."""
@@ -75,11 +95,8 @@ class Session:
     def feed(self, token_ids: Sequence[int]) -> None:
         """Compute further positions. The model makes its own masks and positions from the length of the cache."""
         self.token_ids += token_ids
-        options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in self.loaded.accepts else {}
-        if self.cache is not None:
-            options |= {"past_key_values": self.cache, "use_cache": True}
         unseen = token_ids if self.cache is not None else self.token_ids
-        output = self.model(input_ids=torch.tensor([list(unseen)], device=self.model.device), **options)
+        output = self.model(input_ids=torch.tensor([list(unseen)], device=self.model.device), **self.options)
         self.logits = output.logits[0, -1]
 
     def snapshot(self, token_ids: TokenIds, fingerprint: str) -> KVBlob | None:
@@ -90,12 +107,14 @@ class Session:
 def build(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[Session, KVBlob | None, float]]:
     """Compute up to ``work.build_to`` and return the session, the cache there and the seconds it took."""
     started = time.perf_counter()
-    session = Session(loaded, work.reuse, work.prompt.token_ids)
+    session = Session(loaded, work.reuse, work.prompt.token_ids, snapshots=bool(work.build_to))
     if not work.build_to:
         return session, None, 0.0
     yield from session.prefill(work.prompt.token_ids[work.reuse.length : work.build_to])
-    ids = work.token_ids[: work.build_to]
-    return session, session.snapshot(ids, work.fingerprint), time.perf_counter() - started
+    blob = session.snapshot(work.token_ids[: work.build_to], work.fingerprint)
+    if blob is not None and loaded.cascade_refusal is None:
+        session.share(blob, work.build_to)  # what follows is as if the prefix had been found
+    return session, blob, time.perf_counter() - started
 
 
 def generate(loaded: LoadedModel, work: Work) -> Generator[str, None, Outcome]:

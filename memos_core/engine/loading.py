@@ -20,6 +20,7 @@ from transformers.utils import logging as hf_logging
 from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, refusal
 from memos_core.engine.kv.cost import CostModel
 from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
+from memos_core.engine.kv.twin import cascade_obstacle, probe_cascade
 from memos_core.engine.prompt import PromptBuilder
 from memos_core.engine.tokens import Tokens
 from memos_core.errors import InvalidInput, ModelNotFound
@@ -187,6 +188,16 @@ class LoadedModel:
     def layout(self) -> tuple[Layout, ...] | None:
         """What each layer keeps of a token; None if that is not keys and values. Loads the model."""
         made: tuple[Layout, ...] | None = self._once("layout", lambda: probe_layout(self.model))
+        return made
+
+    @property
+    def cascade_refusal(self) -> str | None:
+        """Why this model cannot attend to a stored prefix where it lies, or None if it can. Loads the model."""
+        # A caller may set up a model of his own anew at any time; what its code does with it is found out once.
+        obstacle = cascade_obstacle(self.model)
+        if obstacle is not None:
+            return obstacle
+        made: str | None = self._once("cascade", lambda: probe_cascade(self.model))
         return made
 
     @property

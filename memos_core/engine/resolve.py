@@ -131,6 +131,7 @@ def kv_refusal(loaded: LoadedModel) -> str | None:
     """Return why the KV of this model cannot be stored, or None. Loads the model unless its configuration tells."""
     if loaded.refusal is None:
         _ = loaded.layout  # computes one token, once, to see what the model really keeps
+        _ = loaded.cascade_refusal  # likewise a few; here and not on the thread that others wait for
     return loaded.refusal
 
 
