@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from memos_core.engine.base import ActivationStore, BuiltActivation, Capabilities, Engine, EngineRequest
+from memos_core.engine.compose import ComposePolicy, Composer, Mode
 from memos_core.engine.generate import Outcome, build, generate
 from memos_core.engine.kv.codec import RAW, KVBlob, as_token_ids, encode, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
@@ -41,11 +43,19 @@ class HFEngine(Engine):
     Args:
         loaded: The model.
         kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
+        compose: What to do with KV that was stored for each memory alone; see ``ComposePolicy``.
     """
 
-    def __init__(self, loaded: LoadedModel, *, kv_memory_bytes: int = DEFAULT_KV_BYTES) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        compose: Mode | ComposePolicy = "exact",
+    ) -> None:
         self._loaded = loaded
         self._kv_memory_bytes = kv_memory_bytes
+        self._composer = Composer(compose if isinstance(compose, ComposePolicy) else ComposePolicy(compose))
         self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
         self._prefix_cache: PrefixCache | None = None
         self._lock = threading.Lock()
@@ -61,6 +71,7 @@ class HFEngine(Engine):
         attn_implementation: str | None = None,
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
         trust_remote_code: bool = False,
+        compose: Mode | ComposePolicy = "exact",
     ) -> HFEngine:
         """Return an engine for a model in a folder, on the hub, or ``memos-reader``, which ships with MemOS.
 
@@ -71,6 +82,9 @@ class HFEngine(Engine):
             attn_implementation: ``sdpa``, ``eager`` and so on; None is transformers' choice.
             kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
             trust_remote_code: Run Python code that comes with the model.
+            compose: What to do with KV that was stored for each memory alone: ``exact`` uses the longest common prefix
+                and computes the rest; ``shift`` and ``blend`` move it to its place, approximately; ``auto`` takes the
+                cheapest of these whose measured figures pass; ``full`` computes everything. See ``ComposePolicy``.
 
         Raises:
             ModelNotFound: There is nothing at that path. A hub id is looked up at first use, which then raises it.
@@ -82,14 +96,21 @@ class HFEngine(Engine):
             attention=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes)
+        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes, compose=compose)
 
     @classmethod
     def from_model(
-        cls, model: Any, tokenizer: Any, *, name: str = "local", kv_memory_bytes: int = DEFAULT_KV_BYTES
+        cls,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str = "local",
+        kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        compose: Mode | ComposePolicy = "exact",
     ) -> HFEngine:
         """Return an engine for a model that is in memory already, in evaluation mode. It is used where it is."""
-        return cls(LoadedModel(MemorySource(model, tokenizer, name)), kv_memory_bytes=kv_memory_bytes)
+        loaded = LoadedModel(MemorySource(model, tokenizer, name))
+        return cls(loaded, kv_memory_bytes=kv_memory_bytes, compose=compose)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -160,7 +181,8 @@ class HFEngine(Engine):
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
-        return resolve(self._loaded, self._prefixes(), request)
+        decide = partial(self._composer.verdict, self._loaded, self._run) if self._composer.approximate else None
+        return resolve(self._loaded, self._prefixes(), request, self._composer.policy.mode, decide)
 
     def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
         refusal = kv_refusal(self._loaded)
@@ -206,7 +228,7 @@ class HFEngine(Engine):
         cube_id, notes = self._publish(work, outcome)
         usage = Usage(
             prompt_tokens=len(work.token_ids),
-            memory_tokens=work.reuse.length,
+            memory_tokens=work.stored_tokens,
             completion_tokens=outcome.completion_tokens,
             ttft_seconds=work.seconds + outcome.ttft_seconds,
             total_seconds=work.seconds + outcome.total_seconds + time.perf_counter() - started,

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
+from memos_core.engine.compose import Decide, Mode
+from memos_core.engine.kv.assembly import Chunk, Recipe
 from memos_core.engine.kv.cache import layer_types, misfit
-from memos_core.engine.kv.codec import KVBlob, TokenIds, as_token_ids, decode
+from memos_core.engine.kv.codec import KVBlob, TokenIds, as_token_ids, decode, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.prompt import Prompt
 from memos_core.engine.sampling import check_options
+from memos_core.engine.spans import Span, spans
 from memos_core.errors import BlobDamaged, ContextOverflow, InjectionUnavailable
 from memos_core.records import InjectionPlan, Placement, PlannedMemory
 from memos_core.render import MemoryBlock
@@ -52,6 +55,8 @@ class Work:
         fingerprint: Of the model, if KV plays a part.
         fallback: Why memory that is not served from KV goes as text.
         seconds: What resolving took.
+        recipe: What the prefix is put together from, approximately, where more than one chain serves. Nothing is built
+            for the store then.
     """
 
     request: EngineRequest
@@ -63,10 +68,26 @@ class Work:
     fingerprint: str
     fallback: str
     seconds: float
+    recipe: Recipe | None = None
+
+    @property
+    def stored_tokens(self) -> int:
+        """Positions whose keys and values come from stored KV."""
+        return self.reuse.length + (self.recipe.kept if self.recipe is not None else 0)
 
 
-def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest) -> Work:
+def resolve(
+    loaded: LoadedModel,
+    prefixes: PrefixCache,
+    request: EngineRequest,
+    mode: Mode = "exact",
+    decide: Decide | None = None,
+) -> Work:
     """Decide how the memories of ``request`` enter the model. Loads it where it is not loaded yet.
+
+    Args:
+        mode: How KV that was stored for each memory alone is put together.
+        decide: Tells from the fingerprint which approximate method may be used; None: none.
 
     Raises:
         ContextOverflow: The prompt does not fit.
@@ -81,17 +102,22 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest) 
     prompt = loaded.prompts.build(request.messages, block, request.tools)
     token_ids = as_token_ids(prompt.token_ids)
     max_tokens = room(loaded, len(token_ids), request.options.max_tokens)
-    reuse, mark, build_to = Reuse(), "", 0
+    reuse, mark, build_to, recipe = Reuse(), "", 0, None
     if obstacle is None and request.activations is not None and block.text:
         mark = loaded.fingerprint
-        reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids)
+        if mode == "full":
+            reuse = Reuse(notes=("every token is computed, as compose='full' asks",))
+        else:
+            reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids)
+        if decide is not None and reuse.blob is not None:
+            reuse, recipe = extend(loaded, prefixes, request, prompt, reuse=reuse, decide=decide)
         missing = prompt.memory_end if reuse.length < prompt.memory_end else 0
-        build_to = missing if prompt.opens and wants_building(request.plan) else 0
+        build_to = missing if recipe is None and prompt.opens and wants_building(request.plan) else 0
     fallback = obstacle or misplaced(prompt) or "no stored KV covers it"
-    if not build_to and reuse.length < max(prompt.memory_end, 1):
+    if not build_to and recipe is None and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
     seconds = time.perf_counter() - started
-    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds)
+    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds, recipe)
 
 
 def misplaced(prompt: Prompt) -> str | None:
@@ -169,10 +195,69 @@ def find_prefix(
             return Reuse(found[0], blob, found[1], tuple(notes))
         except BlobDamaged as damage:
             broken = reading[-1]
-            activations.refuse(broken.cube_id, str(damage))
-            prefixes.drop(owner, [broken.cube_id])
-            notes.append(f"stored KV {broken.cube_id} was refused: {damage}")
+            notes.append(refuse(prefixes, activations, broken, damage))
             stored.remove(broken)
+
+
+def extend(
+    loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, prompt: Prompt, *, reuse: Reuse, decide: Decide
+) -> tuple[Reuse, Recipe | None]:
+    """Return the recipe that goes on from ``reuse`` with chains of single memories, if any serve and a method may.
+
+    Also returns ``reuse`` with notes of what was found on the way.
+    """
+    activations = request.activations
+    if activations is None or reuse.blob is None:
+        return reuse, None
+    pairs = own_chains(loaded, activations, request.block, prompt, reuse.length)
+    ends = {span.stop for span, _ in pairs}
+    uncovered = [end for _, end in prompt.ends if end > reuse.length and end not in ends]
+    if not pairs or (request.strict and request.plan.inject == "kv" and uncovered):
+        return reuse, None
+    verdict = decide(loaded.fingerprint)
+    notes = [*reuse.notes, verdict.note]
+    if verdict.method is None or verdict.rotation is None:
+        return replace(reuse, notes=tuple(notes)), None
+    chunks = load_chunks(loaded, prefixes, activations, pairs, notes)
+    recipe = Recipe(reuse.blob, reuse.length, chunks, verdict.method, verdict.rotation) if chunks else None
+    return replace(reuse, notes=tuple(notes)), recipe
+
+
+def own_chains(
+    loaded: LoadedModel, activations: ActivationStore, block: MemoryBlock, prompt: Prompt, behind: int
+) -> list[tuple[Span, StoredActivation]]:
+    """Return the memories behind position ``behind`` of which each alone is stored, with what holds them."""
+    stored = {each.payload.token_digest: each for each in activations.find(loaded.fingerprint)}
+    if len(stored) < 2 or behind >= prompt.memory_end:
+        return []
+    found = spans(loaded.prompts, block, prompt, behind)
+    return [(span, each) for span in found if (each := stored.get(token_digest(span.chain))) is not None]
+
+
+def load_chunks(
+    loaded: LoadedModel,
+    prefixes: PrefixCache,
+    activations: ActivationStore,
+    pairs: Sequence[tuple[Span, StoredActivation]],
+    notes: list[str],
+) -> tuple[Chunk, ...]:
+    """Return the chains with their tensors. Damaged ones are refused and left out, with a line in ``notes``."""
+    chunks = []
+    for span, each in pairs:
+        try:
+            blob = prefixes.load(activations.owner, each, partial(fetch, loaded, activations, each))
+        except BlobDamaged as damage:
+            notes.append(refuse(prefixes, activations, each, damage))
+            continue
+        chunks.append(Chunk(each.cube_id, blob, span.source, span.start, span.length))
+    return tuple(chunks)
+
+
+def refuse(prefixes: PrefixCache, activations: ActivationStore, broken: StoredActivation, damage: BlobDamaged) -> str:
+    """Take a damaged or forged blob out of use and return a note of it."""
+    activations.refuse(broken.cube_id, str(damage))
+    prefixes.drop(activations.owner, [broken.cube_id])
+    return f"stored KV {broken.cube_id} was refused: {damage}"
 
 
 def fetch(loaded: LoadedModel, activations: ActivationStore, stored: StoredActivation) -> KVBlob:
@@ -197,6 +282,9 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     notes = [*plan.notes, *work.prompt.notes, *work.reuse.notes]
     if work.reuse.stored is not None:
         notes.append(f"{work.reuse.length} of {len(work.token_ids)} tokens from stored KV {work.reuse.stored.cube_id}")
+    if work.recipe is not None:
+        served = ", ".join(chunk.cube_id for chunk in work.recipe.chunks)
+        notes.append(f"{work.recipe.kept} further tokens from stored KV of single memories: {served}")
     if built is not None:
         notes.append(f"KV of the first {work.build_to} tokens was built and kept as {built}")
     served_by = work.reuse.stored.cube_id if work.reuse.stored is not None else None
@@ -208,6 +296,8 @@ def place(memory: PlannedMemory, end: int | None, work: Work, built: str | None)
         return memory
     if end is not None and end <= work.reuse.length:
         placed, why = Placement.KV, "served from stored KV"
+    elif work.recipe is not None and end in {chunk.stop for chunk in work.recipe.chunks}:
+        placed, why = Placement.KV, f"from its own stored KV by {work.recipe.method.name}, approximately"
     elif end is not None and built is not None:
         placed, why = Placement.KV, "built in this request"
     else:
