@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_parts import FACTS, QUESTION, ask, cubes
 
+from memos_core import MemOS
 from memos_core.cube import MemCube
-from memos_core.engine import HFEngine
-from memos_core.engine.compose import ComposePolicy, Mode
+from memos_core.engine import ComposePolicy, HFEngine
+from memos_core.engine.compose import Mode
 from memos_core.errors import InvalidInput
 from memos_core.records import Message, Placement
 from memos_core.render import MemoryBlock, render_block
+from memos_core.testing import HashEmbedder
 from memos_core.testing.models import DictActivations, tiny_model
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gpt_neox", "phi3"]
@@ -185,6 +189,22 @@ def test_the_system_text_of_the_caller_stands_behind_what_is_composed() -> None:
     reply = blending.generate(ask("kv", memories, store=store, messages=messages))
     assert reply.usage.memory_tokens > 0
     assert reply.text == blending.generate(ask("text", memories, messages=messages)).text
+
+
+def test_memories_transformed_one_by_one_serve_a_chat_with_all_of_them(tmp_path: Path) -> None:
+    blending = engine(lenient("blend", ratio=1.0))
+    with closing(blending), MemOS.open(tmp_path / "memory", engine=blending, embedder=HashEmbedder()) as memos:
+        ada = memos.scope(user="ada")
+        added = ada.add_many(["My cat is called Biscuit.", "My cat likes to sleep.", "The cat is called by Ben."])
+        for receipt in added:
+            ada.transform(receipt.cube_id, to="activation")
+        reply = ada.chat(QUESTION, inject="kv", max_tokens=12)
+        text = ada.chat(QUESTION, inject="text", max_tokens=12)
+        kept = len(list(ada.list(type="activation")))
+    assert {memory.placed for memory in reply.plan.memories} == {Placement.KV}
+    assert "blend against computing everything" in notes(reply)
+    assert reply.text == text.text
+    assert kept == 3
 
 
 def test_a_policy_with_nonsense_is_refused() -> None:

@@ -119,6 +119,15 @@ def test_chains_are_not_written_to() -> None:
         assert all(torch.equal(a, b) for a, b in zip(tensors, (*blob.keys, *blob.values), strict=True))
 
 
+def test_in_bfloat16_blending_everything_adds_no_more_noise_than_the_dtype() -> None:
+    model, _ = tiny_model("llama", initializer_range=0.05, **DEEP)
+    exact = logits(model, None)
+    model = model.to(torch.bfloat16)
+    full = logits(model, None).float()
+    blended = logits(model, Method("blend", 1.0, 1)).float()
+    assert (blended - full).abs().max() <= (full - exact).abs().max()
+
+
 def test_long_prefixes_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memos_core.engine.kv.blend.PART_TOKENS", 7)
     model, _ = tiny_model("llama", **DEEP)

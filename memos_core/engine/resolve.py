@@ -207,8 +207,8 @@ def extend(
     Also returns ``reuse`` with notes of what was found on the way.
     """
     activations = request.activations
-    if activations is None or reuse.blob is None:
-        return reuse, None
+    if activations is None or reuse.blob is None or prompt.memory_end == len(prompt.token_ids):
+        return reuse, None  # a model needs at least one token behind what it is given
     pairs = own_chains(loaded, activations, request.block, prompt, reuse.length)
     ends = {span.stop for span, _ in pairs}
     uncovered = [end for _, end in prompt.ends if end > reuse.length and end not in ends]
