@@ -17,7 +17,7 @@ import time
 from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -47,6 +47,13 @@ PLACES = (
     "the library",
 )
 UNLIMITED = 1e9
+
+
+class Seconds(NamedTuple):
+    """On the clock, and of the processor: the second is less disturbed where others use the machine too."""
+
+    wall: float
+    processor: float
 
 
 def policies(ratios: Sequence[float], check_layer: int | None) -> dict[str, ComposePolicy]:
@@ -88,15 +95,15 @@ def finish(work: Generator[Any, None, Any]) -> Any:
 
 def first_logits(
     loaded: LoadedModel, prefixes: PrefixCache, composer: Composer, request: EngineRequest
-) -> tuple[torch.Tensor, float, Work]:
-    """Return the logits of the first token of the reply, the seconds to them and how memory entered."""
+) -> tuple[torch.Tensor, Seconds, Work]:
+    """Return the logits of the first token of the reply, the time to them and how memory entered."""
     decide = partial(composer.verdict, loaded, finish) if composer.approximate else None
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     work = resolve(loaded, prefixes, request, composer.policy.mode, decide)
     session, _, _ = finish(build(loaded, work))
     finish(session.prefill(work.prompt.token_ids[len(session.token_ids) :]))
     logits = session.logits.float().cpu()  # waits for the device
-    return logits, time.perf_counter() - started, work
+    return logits, Seconds(time.perf_counter() - started, time.process_time() - spent), work
 
 
 def requests(engine: HFEngine, cases: Sequence[tuple[MemoryBlock, str]]) -> list[EngineRequest]:
@@ -130,7 +137,8 @@ def measure(
     best, found, works = [], [], []
     for request in asked:
         runs = [first_logits(loaded, prefixes, composer, request) for _ in range(repeats + 1)]
-        best.append(min(seconds for _, seconds, _ in runs[1:]))  # the first one loads and measures
+        timed = [seconds for _, seconds, _ in runs[1:]]  # the first one loads and measures
+        best.append(Seconds(min(each.wall for each in timed), min(each.processor for each in timed)))
         found.append(runs[0][0])
         works.append(runs[0][2])
     if not expected:
@@ -140,7 +148,8 @@ def measure(
         "kl_mean": statistics.fmean(kl for kl, _ in pairs),
         "kl_max": max(kl for kl, _ in pairs),
         "greedy_agreement": statistics.fmean(same for _, same in pairs),
-        "ttft_seconds_median": statistics.median(best),
+        "ttft_seconds_median": statistics.median(each.wall for each in best),
+        "ttft_processor_seconds_median": statistics.median(each.processor for each in best),
         "prompt_tokens_mean": statistics.fmean(len(work.token_ids) for work in works),
         "stored_tokens_mean": statistics.fmean(work.stored_tokens for work in works),
         "notes": sorted({note for work in works for note in work.reuse.notes}),
@@ -220,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, figures in modes.items():
         print(
             f"{name:12} KL {figures['kl_mean']:.2e}  same token {figures['greedy_agreement']:.2f}  "
-            f"first token after {1000 * figures['ttft_seconds_median']:.1f} ms, "
+            f"first token after {1000 * figures['ttft_seconds_median']:.1f} ms "
+            f"({1000 * figures['ttft_processor_seconds_median']:.1f} ms of the processor), "
             f"{figures['stored_tokens_mean']:.0f} of {figures['prompt_tokens_mean']:.0f} tokens stored"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from engine_parts import FACTS, QUESTION, ask, cubes
+from tokenizers import Regex, pre_tokenizers, trainers
 
 from memos_core import MemOS
 from memos_core.cube import MemCube
@@ -157,6 +158,28 @@ def test_the_first_memory_need_not_be_stored() -> None:
     store = store_each(blending, memories[1:])
     reply = blending.generate(ask("auto", memories, store=store))
     assert reply.plan.memories[0].placed is Placement.TEXT
+    assert reply.text == blending.generate(ask("text", memories)).text
+
+
+def test_a_full_stop_that_the_tokenizer_joins_with_the_line_end_is_computed() -> None:
+    """As in Qwen and Llama 3, whose tokenizers make one token of a full stop and the line end behind it."""
+    model, tokenizer = tiny_model(vocab_size=500)
+    backend = tokenizer.backend_tokenizer
+    split = pre_tokenizers.Split(Regex(r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s+|[^\s\p{P}]+"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    memories = cubes()
+    backend.train_from_iterator([render_block(memories).text] * 3, trainer)
+    assert ".\n" in [tokenizer.decode([each]) for each in tokenizer("town.\n- My").input_ids]
+    blending = HFEngine.from_model(model, tokenizer, compose=lenient("blend", ratio=1.0))
+    store = store_each(blending, memories)
+    reply = blending.generate(ask("kv", memories, store=store))
+    assert [memory.placed for memory in reply.plan.memories] == [Placement.KV] * 3
     assert reply.text == blending.generate(ask("text", memories)).text
 
 
