@@ -65,6 +65,17 @@ class MemoryBlock:
     ends: tuple[int, ...] = ()
     cube_ids: tuple[str, ...] = ()
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """For each memory the character offset of its bullet: all stand on a line of their own below the heading."""
+        return tuple(end + 1 for end in (self.text.find("\n"), *self.ends[:-1])) if self.ends else ()
+
+    def alone(self, index: int) -> MemoryBlock:
+        """Return the block that the memory of that index would have to itself."""
+        heading = self.text[: self.starts[0]]
+        text = heading + self.text[self.starts[index] : self.ends[index]]
+        return MemoryBlock(text=text, ends=(len(text),), cube_ids=(self.cube_ids[index],))
+
 
 def render_memory(cube: MemCube, template: NotesTemplate = NOTES_V1) -> str:
     """Return one bullet: source, then the quoted text with every further line indented."""

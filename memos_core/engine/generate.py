@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from memos_core.engine.decode import Detokenizer, StopStrings
+from memos_core.engine.kv.assembly import assemble
 from memos_core.engine.kv.cache import container, layer_types, new_cache, snapshot
 from memos_core.engine.kv.codec import KVBlob, TokenIds
 from memos_core.engine.kv.shared import SharedPrefixCache
@@ -107,7 +108,11 @@ class Session:
 def build(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[Session, KVBlob | None, float]]:
     """Compute up to ``work.build_to`` and return the session, the cache there and the seconds it took."""
     started = time.perf_counter()
-    session = Session(loaded, work.reuse, work.prompt.token_ids, snapshots=bool(work.build_to))
+    keeps = bool(work.build_to) or work.recipe is not None
+    session = Session(loaded, work.reuse, work.prompt.token_ids, snapshots=keeps)
+    if work.recipe is not None:
+        session.keep((yield from assemble(loaded.model, work.recipe, work.prompt.token_ids)))
+        session.token_ids = list(work.prompt.token_ids[: work.recipe.tokens])
     if not work.build_to:
         return session, None, 0.0
     yield from session.prefill(work.prompt.token_ids[work.reuse.length : work.build_to])

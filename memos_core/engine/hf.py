@@ -10,17 +10,19 @@ import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from memos_core.engine.base import ActivationStore, BuiltActivation, Capabilities, Engine, EngineRequest
+from memos_core.engine.compose import ComposePolicy, Composer, Mode
 from memos_core.engine.generate import Outcome, build, generate
 from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
 from memos_core.engine.prompt import PROBE
-from memos_core.engine.resolve import Work, find_prefix, kv_refusal, resolve, room, settle
+from memos_core.engine.resolve import KVRules, Work, find_prefix, kv_refusal, resolve, room, settle
 from memos_core.engine.worker import Done, Failed, Piece, Worker
 from memos_core.errors import InjectionUnavailable, InvalidInput, VaultError
 from memos_core.records import InjectionPlan, Placement, Reply, ReplyChunk, Usage
@@ -45,17 +47,24 @@ class HFEngine(Engine):
         kv_codec: How KV that is built from now on is stored. ``raw`` is exact; the others round it. The request that
             builds it answers from what it computed; later ones, in this process or another, from what was stored.
             KV that was stored with any codec is used, and the notes of the plan name what is approximate.
+        compose: What to do with KV that was stored for each memory alone; see ``ComposePolicy``.
 
     Raises:
-        InvalidInput: There is no such codec.
+        InvalidInput: There is no such codec, or no such way to compose.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, kv_memory_bytes: int = DEFAULT_KV_BYTES, kv_codec: KVCodec = "raw"
+        self,
+        loaded: LoadedModel,
+        *,
+        kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        kv_codec: KVCodec = "raw",
+        compose: Mode | ComposePolicy = "exact",
     ) -> None:
         self._loaded = loaded
         self._codec = codec_for(kv_codec)
         self._kv_memory_bytes = kv_memory_bytes
+        self._composer = Composer(compose if isinstance(compose, ComposePolicy) else ComposePolicy(compose))
         self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
         self._prefix_cache: PrefixCache | None = None
         self._lock = threading.Lock()
@@ -72,6 +81,7 @@ class HFEngine(Engine):
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
         kv_codec: KVCodec = "raw",
         trust_remote_code: bool = False,
+        compose: Mode | ComposePolicy = "exact",
     ) -> HFEngine:
         """Return an engine for a model in a folder, on the hub, or ``memos-reader``, which ships with MemOS.
 
@@ -83,6 +93,9 @@ class HFEngine(Engine):
             kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
             kv_codec: How KV is stored: ``raw`` is exact, ``int8``, ``fp8`` and ``int4`` are smaller and approximate.
             trust_remote_code: Run Python code that comes with the model.
+            compose: What to do with KV that was stored for each memory alone: ``exact`` uses the longest common prefix
+                and computes the rest; ``shift`` and ``blend`` move it to its place, approximately; ``auto`` takes the
+                cheapest of these whose measured figures pass; ``full`` computes everything. See ``ComposePolicy``.
 
         Raises:
             ModelNotFound: There is nothing at that path. A hub id is looked up at first use, which then raises it.
@@ -95,7 +108,7 @@ class HFEngine(Engine):
             attention=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec)
+        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec, compose=compose)
 
     @classmethod
     def from_model(
@@ -106,10 +119,11 @@ class HFEngine(Engine):
         name: str = "local",
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
         kv_codec: KVCodec = "raw",
+        compose: Mode | ComposePolicy = "exact",
     ) -> HFEngine:
         """Return an engine for a model that is in memory already, in evaluation mode. It is used where it is."""
         loaded = LoadedModel(MemorySource(model, tokenizer, name))
-        return cls(loaded, kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec)
+        return cls(loaded, kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec, compose=compose)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -182,7 +196,9 @@ class HFEngine(Engine):
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
-        return resolve(self._loaded, self._prefixes(), request, self._codec.name)
+        decide = partial(self._composer.verdict, self._loaded, self._run) if self._composer.approximate else None
+        rules = KVRules(self._codec.name, self._composer.policy.mode, decide)
+        return resolve(self._loaded, self._prefixes(), request, rules)
 
     def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
         refusal = kv_refusal(self._loaded)
@@ -229,7 +245,7 @@ class HFEngine(Engine):
         cube_id, notes = self._publish(work, outcome)
         usage = Usage(
             prompt_tokens=len(work.token_ids),
-            memory_tokens=work.reuse.length,
+            memory_tokens=work.stored_tokens,
             completion_tokens=outcome.completion_tokens,
             ttft_seconds=work.seconds + outcome.ttft_seconds,
             total_seconds=work.seconds + outcome.total_seconds + time.perf_counter() - started,

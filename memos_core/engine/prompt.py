@@ -63,6 +63,7 @@ class Prompt:
         ends: Cube id to the tokens from the start to the end of that memory.
         stop: Further stop strings that the template asks for.
         notes: What was done to make the template take it.
+        starts: For each memory the tokens before it, in the order of ``ends``.
     """
 
     token_ids: tuple[int, ...]
@@ -71,6 +72,7 @@ class Prompt:
     ends: tuple[tuple[str, int], ...] = ()
     stop: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    starts: tuple[int, ...] = ()
 
 
 class PromptBuilder:
@@ -100,7 +102,9 @@ class PromptBuilder:
         start = rendered.find(block.text) if block.text else -1
         if block.text and start < 0:
             notes += ("the chat template changes the memory block, so its place in the prompt is unknown",)
-        ids, counts = self.tokenise(rendered, [start + end for end in block.ends] if start >= 0 else [])
+        offsets = [start + offset for offset in (*block.ends, *block.starts)] if start >= 0 else []
+        ids, counts = self.tokenise(rendered, offsets)
+        counts, starts = counts[: len(counts) // 2], tuple(counts[len(counts) // 2 :])
         ends = tuple(zip(block.cube_ids, counts, strict=True)) if start >= 0 else ()
         if not self.has_template and tools:
             notes += ("the model has no chat template, so it is not shown the tools",)
@@ -108,7 +112,7 @@ class PromptBuilder:
         if not ids:
             raise InvalidInput("the chat template makes an empty prompt of these messages")
         opens = start >= 0 and rendered[:start] == self.opening(tools)
-        return Prompt(tuple(ids), max(counts, default=0), opens, ends, stop, notes)
+        return Prompt(tuple(ids), max(counts, default=0), opens, ends, stop, notes, starts)
 
     def opening(self, tools: Sequence[dict[str, Any]] | None) -> str:
         """Return what the template writes before the memory of a chat that has only just begun."""

@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
+from memos_core.engine.compose import Decide, Mode
+from memos_core.engine.kv.assembly import Chunk, Recipe
 from memos_core.engine.kv.cache import layer_types, misfit
-from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, as_token_ids, decode
+from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, as_token_ids, decode, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.prompt import Prompt
 from memos_core.engine.sampling import check_options
+from memos_core.engine.spans import Span, spans
 from memos_core.errors import BlobDamaged, ContextOverflow, InjectionUnavailable
 from memos_core.records import InjectionPlan, Placement, PlannedMemory
 from memos_core.render import MemoryBlock
 
-__all__ = ["Reuse", "Work", "find_prefix", "kv_refusal", "resolve", "room", "settle"]
+__all__ = ["KVRules", "Reuse", "Work", "find_prefix", "kv_refusal", "resolve", "room", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Work:
         fingerprint: Of the model, if KV plays a part.
         fallback: Why memory that is not served from KV goes as text.
         seconds: What resolving took.
+        recipe: What the prefix is put together from, approximately, where more than one chain serves. Nothing is built
+            for the store then.
     """
 
     request: EngineRequest
@@ -70,13 +75,34 @@ class Work:
     fingerprint: str
     fallback: str
     seconds: float
+    recipe: Recipe | None = None
+
+    @property
+    def stored_tokens(self) -> int:
+        """Positions whose keys and values come from stored KV."""
+        return self.reuse.length + (self.recipe.kept if self.recipe is not None else 0)
 
 
-def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, codec: str = RAW) -> Work:
+@dataclass(frozen=True, slots=True)
+class KVRules:
+    """What an engine was told about stored KV.
+
+    Attributes:
+        codec: How KV that is built is stored.
+        mode: How KV that was stored for each memory alone is put together.
+        decide: Tells from the fingerprint which approximate method may be used; None: none.
+    """
+
+    codec: str = RAW
+    mode: Mode = "exact"
+    decide: Decide | None = None
+
+
+EXACT_RULES = KVRules()
+
+
+def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, rules: KVRules = EXACT_RULES) -> Work:
     """Decide how the memories of ``request`` enter the model. Loads it where it is not loaded yet.
-
-    Args:
-        codec: How KV that is built in this request will be stored.
 
     Raises:
         ContextOverflow: The prompt does not fit.
@@ -91,20 +117,38 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, 
     prompt = loaded.prompts.build(request.messages, block, request.tools)
     token_ids = as_token_ids(prompt.token_ids)
     max_tokens = room(loaded, len(token_ids), request.options.max_tokens)
-    reuse, mark, build_to = Reuse(), "", 0
+    reuse, mark, build_to, recipe = Reuse(), "", 0, None
     if obstacle is None and request.activations is not None and block.text:
         mark = loaded.fingerprint
-        reuse = find_prefix(loaded, prefixes, request.activations, mark, token_ids, at_any_cost=inject == "kv")
-        missing = prompt.memory_end if reuse.length < prompt.memory_end else 0
-        build_to = missing if prompt.opens and wants_building(request.plan) and not reuse.declined else 0
-        if build_to and codec == RAW and reuse.approximate:
-            again = find_prefix(loaded, prefixes, request.activations, mark, token_ids, exact=True)
-            reuse = replace(again, notes=(*reuse.notes, *again.notes))
+        reuse, recipe, build_to = serve(loaded, prefixes, request, prompt, rules)
     fallback = obstacle or misplaced(prompt) or reuse.declined or "no stored KV covers it"
-    if not build_to and reuse.length < max(prompt.memory_end, 1):
+    if not build_to and recipe is None and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
     seconds = time.perf_counter() - started
-    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds)
+    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds, recipe)
+
+
+def serve(
+    loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, prompt: Prompt, rules: KVRules
+) -> tuple[Reuse, Recipe | None, int]:
+    """Return the stored prefix that serves, what goes on from it approximately, and up to where KV is to be built."""
+    assert request.activations is not None
+    ids = as_token_ids(prompt.token_ids)
+    find = partial(find_prefix, loaded, prefixes, request.activations, loaded.fingerprint, ids)
+    recipe = None
+    if rules.mode == "full":
+        reuse = Reuse(notes=("every token is computed, as compose='full' asks",))
+    else:
+        reuse = find(at_any_cost=request.plan.inject == "kv")
+    if rules.decide is not None and reuse.blob is not None:
+        reuse, recipe = extend(loaded, prefixes, request, prompt, reuse=reuse, decide=rules.decide)
+    wanted = prompt.opens and wants_building(request.plan) and recipe is None and not reuse.declined
+    if not wanted or reuse.length >= prompt.memory_end:
+        return reuse, recipe, 0
+    if rules.codec == RAW and reuse.approximate:
+        again = find(exact=True)
+        reuse = replace(again, notes=(*reuse.notes, *again.notes))
+    return reuse, recipe, prompt.memory_end
 
 
 def misplaced(prompt: Prompt) -> str | None:
@@ -199,10 +243,70 @@ def find_prefix(
             return Reuse(found[0], blob, found[1], tuple(notes))
         except BlobDamaged as damage:
             broken = reading[-1]
-            activations.refuse(broken.cube_id, str(damage))
-            prefixes.drop(owner, [broken.cube_id])
-            notes.append(f"stored KV {broken.cube_id} was refused: {damage}")
+            notes.append(refuse(prefixes, activations, broken, damage))
             stored.remove(broken)
+
+
+def extend(
+    loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, prompt: Prompt, *, reuse: Reuse, decide: Decide
+) -> tuple[Reuse, Recipe | None]:
+    """Return the recipe that goes on from ``reuse`` with chains of single memories, if any serve and a method may.
+
+    Also returns ``reuse`` with notes of what was found on the way.
+    """
+    activations = request.activations
+    if activations is None or reuse.blob is None or prompt.memory_end == len(prompt.token_ids):
+        return reuse, None  # a model needs at least one token behind what it is given
+    pairs = own_chains(loaded, activations, request.block, prompt, reuse.length)
+    ends = {span.stop for span, _ in pairs}
+    uncovered = [end for _, end in prompt.ends if end > reuse.length and end not in ends]
+    if not pairs or (request.strict and request.plan.inject == "kv" and uncovered):
+        return reuse, None
+    verdict = decide(loaded.fingerprint)
+    notes = [*reuse.notes, verdict.note]
+    if verdict.method is None or verdict.rotation is None:
+        return replace(reuse, notes=tuple(notes)), None
+    chunks = load_chunks(loaded, prefixes, activations, pairs, notes)
+    recipe = Recipe(reuse.blob, reuse.length, chunks, verdict.method, verdict.rotation) if chunks else None
+    return replace(reuse, notes=tuple(notes)), recipe
+
+
+def own_chains(
+    loaded: LoadedModel, activations: ActivationStore, block: MemoryBlock, prompt: Prompt, behind: int
+) -> list[tuple[Span, StoredActivation]]:
+    """Return the memories behind position ``behind`` of which each alone is stored, with what holds them."""
+    every = sorted(activations.find(loaded.fingerprint), key=lambda each: each.payload.codec == RAW)
+    stored = {each.payload.token_digest: each for each in every}  # of equal ones the exact one, which comes last
+    if len(stored) < 2 or behind >= prompt.memory_end:
+        return []
+    found = spans(loaded.prompts, block, prompt, behind)
+    return [(span, each) for span in found if (each := stored.get(token_digest(span.chain))) is not None]
+
+
+def load_chunks(
+    loaded: LoadedModel,
+    prefixes: PrefixCache,
+    activations: ActivationStore,
+    pairs: Sequence[tuple[Span, StoredActivation]],
+    notes: list[str],
+) -> tuple[Chunk, ...]:
+    """Return the chains with their tensors. Damaged ones are refused and left out, with a line in ``notes``."""
+    chunks = []
+    for span, each in pairs:
+        try:
+            blob = prefixes.load(activations.owner, each, partial(fetch, loaded, activations, each))
+        except BlobDamaged as damage:
+            notes.append(refuse(prefixes, activations, each, damage))
+            continue
+        chunks.append(Chunk(each.cube_id, blob, span.source, span.start, span.length))
+    return tuple(chunks)
+
+
+def refuse(prefixes: PrefixCache, activations: ActivationStore, broken: StoredActivation, damage: BlobDamaged) -> str:
+    """Take a damaged or forged blob out of use and return a note of it."""
+    activations.refuse(broken.cube_id, str(damage))
+    prefixes.drop(activations.owner, [broken.cube_id])
+    return f"stored KV {broken.cube_id} was refused: {damage}"
 
 
 def fetch(loaded: LoadedModel, activations: ActivationStore, stored: StoredActivation) -> KVBlob:
@@ -232,6 +336,9 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
         kind = f" ({work.reuse.stored.payload.codec}, approximate)" if work.reuse.approximate else ""
         source = f"stored KV {work.reuse.stored.cube_id}{kind}"
         notes.append(f"{work.reuse.length} of {len(work.token_ids)} tokens from {source}")
+    if work.recipe is not None:
+        served = ", ".join(chunk.cube_id for chunk in work.recipe.chunks)
+        notes.append(f"{work.recipe.kept} further tokens from stored KV of single memories: {served}")
     if built is not None:
         notes.append(f"KV of the first {work.build_to} tokens was built and kept as {built}")
     served_by = work.reuse.stored.cube_id if work.reuse.stored is not None else None
@@ -243,6 +350,8 @@ def place(memory: PlannedMemory, end: int | None, work: Work, built: str | None)
         return memory
     if end is not None and end <= work.reuse.length:
         placed, why = Placement.KV, "served from stored KV"
+    elif work.recipe is not None and end in {chunk.stop for chunk in work.recipe.chunks}:
+        placed, why = Placement.KV, f"from its own stored KV by {work.recipe.method.name}, approximately"
     elif end is not None and built is not None:
         placed, why = Placement.KV, "built in this request"
     else:

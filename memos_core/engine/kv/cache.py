@@ -7,6 +7,7 @@ cache that transformers makes from it, not off a list of names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "probe_layout",
     "refusal",
     "snapshot",
+    "unwindowed",
 ]
 
 FULL = "full_attention"
@@ -97,6 +99,20 @@ def container(config: Any, blob: KVBlob, length: int) -> DynamicCache:
         layer.keys, layer.values = keys[None, :, :shared], values[None, :, :shared]
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.cumulative_length = length
+    return cache
+
+
+def unwindowed(config: Any, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> DynamicCache:
+    """Return a new cache of a model without sliding windows, sharing these tensors.
+
+    Args:
+        keys: For each layer ``[1, kv_heads, tokens, head_dim]``.
+        values: Likewise.
+    """
+    cache = new_cache(config)
+    for layer, layer_keys, layer_values in zip(cache.layers, keys, values, strict=True):
+        layer.lazy_initialization(layer_keys, layer_values)
+        layer.keys, layer.values = layer_keys, layer_values
     return cache
 
 
