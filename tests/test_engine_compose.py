@@ -152,6 +152,23 @@ def test_strict_builds_what_is_missing_and_stays_exact() -> None:
     assert "approximate" not in notes(reply)
 
 
+def test_strict_builds_too_where_a_chain_turns_out_damaged() -> None:
+    memories = cubes()
+    store = store_each(engine("exact"), memories)
+    store.damage("kv-2", b"\0" * 64, digest_too=True)
+    reply = engine(lenient("shift")).generate(ask("kv", memories, store=store, strict=True))
+    assert list(store.refused) == ["kv-2"]
+    assert [memory.placed for memory in reply.plan.memories] == [Placement.KV] * 3
+    assert "approximate" not in notes(reply)
+
+
+def test_one_chain_serves_as_heading_and_in_its_place() -> None:
+    memories = cubes()
+    blending = engine(lenient("blend", ratio=0.0))
+    reply = blending.generate(ask("auto", memories, store=store_each(blending, memories[2:])))
+    assert [memory.placed for memory in reply.plan.memories] == [Placement.TEXT, Placement.TEXT, Placement.KV]
+
+
 def test_the_first_memory_need_not_be_stored() -> None:
     memories = cubes()
     blending = engine(lenient("blend", ratio=1.0))

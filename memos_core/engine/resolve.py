@@ -254,21 +254,28 @@ def extend(
 
     Also returns ``reuse`` with notes of what was found on the way.
     """
-    activations = request.activations
-    if activations is None or reuse.blob is None or prompt.memory_end == len(prompt.token_ids):
+    activations, blob = request.activations, reuse.blob
+    if activations is None or blob is None or prompt.memory_end == len(prompt.token_ids):
         return reuse, None  # a model needs at least one token behind what it is given
     pairs = own_chains(loaded, activations, request.block, prompt, reuse.length)
-    ends = {span.stop for span, _ in pairs}
-    uncovered = [end for _, end in prompt.ends if end > reuse.length and end not in ends]
-    if not pairs or (request.strict and request.plan.inject == "kv" and uncovered):
+    if not pairs or falls_short(request, prompt, reuse.length, {span.stop for span, _ in pairs}):
         return reuse, None
     verdict = decide(loaded.fingerprint)
-    notes = [*reuse.notes, verdict.note]
     if verdict.method is None or verdict.rotation is None:
-        return replace(reuse, notes=tuple(notes)), None
+        return replace(reuse, notes=(*reuse.notes, verdict.note)), None
+    notes = list(reuse.notes)
     chunks = load_chunks(loaded, prefixes, activations, pairs, notes)
-    recipe = Recipe(reuse.blob, reuse.length, chunks, verdict.method, verdict.rotation) if chunks else None
-    return replace(reuse, notes=tuple(notes)), recipe
+    if not chunks or falls_short(request, prompt, reuse.length, {chunk.stop for chunk in chunks}):
+        return replace(reuse, notes=tuple(notes)), None
+    recipe = Recipe(blob, reuse.length, chunks, verdict.method, verdict.rotation)
+    return replace(reuse, notes=(*notes, verdict.note)), recipe
+
+
+def falls_short(request: EngineRequest, prompt: Prompt, covered: int, ends: set[int]) -> bool:
+    """Tell whether ``strict`` forbids to compose: some memory has no KV, and building gives it some."""
+    if not request.strict or request.plan.inject != "kv":
+        return False
+    return any(end > covered and end not in ends for _, end in prompt.ends)
 
 
 def own_chains(
@@ -277,7 +284,7 @@ def own_chains(
     """Return the memories behind position ``behind`` of which each alone is stored, with what holds them."""
     every = sorted(activations.find(loaded.fingerprint), key=lambda each: each.payload.codec == RAW)
     stored = {each.payload.token_digest: each for each in every}  # of equal ones the exact one, which comes last
-    if len(stored) < 2 or behind >= prompt.memory_end:
+    if not stored or behind >= prompt.memory_end:
         return []
     found = spans(loaded.prompts, block, prompt, behind)
     return [(span, each) for span in found if (each := stored.get(token_digest(span.chain))) is not None]
