@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+
+from surroundings import surroundings
 
 RESULT = Path(__file__).parent / "results" / "evidence_recall.json"
 
@@ -34,10 +33,7 @@ def result(name: str, outcome: dict) -> dict:
     """Returns the figures with what they were measured on, without any text of the file."""
     figures = {key: value for key, value in outcome.items() if key not in ("sample", "users")}
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"processor": platform.processor() or platform.machine()},
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in ("torch", "transformers")},
-        "workload": {"file": name},
+        **surroundings({"file": name}),
         **figures,
     }
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import statistics
 import time
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
+from surroundings import surroundings
 
 from memos_core.engine import EngineRequest, GenerationOptions, HFEngine
 from memos_core.engine.compose import ComposePolicy, Composer
@@ -28,7 +26,7 @@ from memos_core.engine.generate import build
 from memos_core.engine.kv.calibration import compare, fact_block
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
-from memos_core.engine.resolve import Work, resolve
+from memos_core.engine.resolve import KVRules, Work, resolve
 from memos_core.records import InjectionPlan, Message
 from memos_core.render import MemoryBlock
 from memos_core.testing.models import DictActivations, tiny_model
@@ -99,7 +97,7 @@ def first_logits(
     """Return the logits of the first token of the reply, the time to them and how memory entered."""
     decide = partial(composer.verdict, loaded, finish) if composer.approximate else None
     started, spent = time.perf_counter(), time.process_time()
-    work = resolve(loaded, prefixes, request, composer.policy.mode, decide)
+    work = resolve(loaded, prefixes, request, KVRules(mode=composer.policy.mode, decide=decide))
     session, _, _ = finish(build(loaded, work))
     finish(session.prefill(work.prompt.token_ids[len(session.token_ids) :]))
     logits = session.logits.float().cpu()  # waits for the device
@@ -166,15 +164,7 @@ def load(folder: str | None, device: str, layers: int, hidden_size: int) -> Load
     return LoadedModel(MemorySource(model.to("cpu" if device == "auto" else device), tokenizer, "random llama"))
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    return {
-        "device": str(device),
-        "name": name or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-    }
+RUN = ("memories", "sentences", "blocks", "repeats", "check_layer", "seed")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -212,16 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "parameters": sum(each.numel() for each in loaded.model.parameters()),
         "layers": len(loaded.layout or ()),
         "dtype": str(loaded.model.dtype),
-        "hardware": hardware(device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "seed": options.seed,
-        "workload": {
-            key: getattr(options, key) for key in ("memories", "sentences", "blocks", "repeats", "check_layer")
-        },
+        **surroundings({key: getattr(options, key) for key in RUN}, str(device)),
         "modes": modes,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

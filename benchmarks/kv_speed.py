@@ -14,18 +14,15 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from surroundings import surroundings
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from memos_core.engine.generate import Session
@@ -204,37 +201,18 @@ def time_per_token(bench: Bench, memory: int, tokens: int, repeats: int) -> dict
     }
 
 
-def surroundings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the figures depend on besides the code."""
-    packages = ("torch", "transformers", "safetensors", "memos-mag")
+def workload(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is run."""
     return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": {
-            "cpu": processor(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "logical_cores": os.cpu_count(),
-            "threads": options.threads,
-        },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "workload": {
-            "model": f"Qwen3-0.6B shape, random weights, {options.layers} of 28 layers",
-            "layers": options.layers,
-            "dtype": options.dtype,
-            "question_tokens": options.question,
-            "decoded_tokens": options.tokens,
-            "repeats": options.repeats,
-            "clock": options.clock,
-            "seed": options.seed,
-        },
+        "model": f"Qwen3-0.6B shape, random weights, {options.layers} of 28 layers",
+        "layers": options.layers,
+        "dtype": options.dtype,
+        "question_tokens": options.question,
+        "decoded_tokens": options.tokens,
+        "repeats": options.repeats,
+        "clock": options.clock,
+        "seed": options.seed,
     }
-
-
-def processor() -> str:
-    """Return the name of the processor, as well as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -242,7 +220,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     bench = Bench(options)  # not in inference mode: weights made in it are multiplied in a slower way
-    result = surroundings(options)
+    result = surroundings(workload(options))
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         result["ttft"] = {
             str(memory): time_to_first_token(bench, memory, options.repeats, Path(folder)) for memory in options.memory

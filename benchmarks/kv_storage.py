@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from surroundings import surroundings
 
 from memos_core.engine.kv.cache import container, layer_types, new_cache, snapshot
 from memos_core.engine.kv.codec import KVBlob, as_token_ids, decode, encode
@@ -164,20 +162,8 @@ def show(rows: Sequence[Row]) -> None:
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the figures depend on."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"processor": processor, "device": "cpu", "threads": torch.get_num_threads()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "safetensors")},
-        },
-        "workload": {name: getattr(options, name) for name in ("tokens", "continuation", "samples", "repeats", "seed")},
-    }
+    names = ("tokens", "continuation", "samples", "repeats", "seed")
+    return surroundings({name: getattr(options, name) for name in names})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -92,11 +92,35 @@ def kv_storage() -> str:
     )  # fmt: skip
 
 
+def kv_decode() -> str:
+    """Time of a token after a long memory."""
+    result = load(RESULTS / "kv_speed_28_layers.json")["decode"]
+    times = {way: row["median"] for way, row in result["milliseconds"].items()}
+    head = ["memory tokens", "DynamicCache", "stored prefix read where it lies", "faster by"]
+    cells = [f"{times['dynamic_cache']:.0f} ms", f"{times['shared_prefix']:.0f} ms", f"{result['speed_up']:.1f}x"]
+    return table(head, [[str(result["memory_tokens"]), *cells]])
+
+
+def kv_composition() -> str:
+    """Closeness and time of each way to put stored KV together."""
+    modes = load(RESULTS / "kv_composition_wide.json")["modes"]
+    return table(
+        ["mode", "mean KL", "first token after", "prompt tokens", "of these from stored KV"],
+        [
+            [name, f"{row['kl_mean']:.1e}", f"{row['ttft_processor_seconds_median'] * 1000:.0f} ms",
+             f"{row['prompt_tokens_mean']:.0f}", f"{row['stored_tokens_mean']:.0f}"]
+            for name, row in modes.items()
+        ],
+    )  # fmt: skip
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "evidence_recall": evidence_recall,
     "reader": reader,
     "kv_speed": kv_speed,
+    "kv_decode": kv_decode,
     "kv_storage": kv_storage,
+    "kv_composition": kv_composition,
 }
 
 
