@@ -20,7 +20,8 @@ def test_it_measures_every_mode_and_says_on_what(tmp_path: Path) -> None:
     benchmark.main([*small, "--layers", "2", "--out", str(out)])
     result = json.loads(out.read_text(encoding="utf-8"))
     assert set(result["modes"]) == {"full", "exact", "shift", "blend 1"}
-    assert {"hardware", "versions", "seed", "workload", "model", "dtype"} <= set(result)
+    assert {"hardware", "versions", "workload", "model", "dtype"} <= set(result)
+    assert result["workload"]["seed"] == 2026
     for mode in ("exact", "blend 1"):
         assert result["modes"][mode]["kl_max"] <= 1e-5
         assert result["modes"][mode]["greedy_agreement"] == 1.0

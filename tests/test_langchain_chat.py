@@ -241,7 +241,7 @@ async def test_async_users_never_see_each_others_memory(llm: ChatMemos) -> None:
 
 
 async def test_the_event_loop_stays_free(llm: ChatMemos) -> None:
-    await assert_loop_stays_free(lambda: llm.ainvoke(QUESTION, ADA, max_tokens=100))
+    await assert_loop_stays_free(lambda: llm.ainvoke(QUESTION, ADA, max_tokens=600))
 
 
 async def test_events_of_a_stream_see_the_configuration(llm: ChatMemos) -> None:

@@ -115,7 +115,7 @@ async def test_streams_hold_all_text_so_far_and_the_new_piece(llm: MemosLLM) -> 
 
 
 async def test_the_event_loop_stays_free(llm: MemosLLM) -> None:
-    await assert_loop_stays_free(lambda: llm.achat(CHAT, max_tokens=100))
+    await assert_loop_stays_free(lambda: llm.achat(CHAT, max_tokens=600))
 
 
 async def test_users_asked_at_once_never_see_each_others_memory(memos: MemOS, ada: Scope) -> None:

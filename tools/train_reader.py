@@ -30,19 +30,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=base.save_every, help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --run")
     parser.add_argument("--start", type=Path, help="go on from this checkpoint folder instead")
+    parser.add_argument("--stage", type=int, help="with --start: begin to count anew, at this stage")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     return parser.parse_args()
 
 
 def main() -> None:
     """Trains and exports."""
     options = parse()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     names = ("seed", "steps", "decay", "rate", "budget", "layers", "width", "inner", "save_every")
     settings = Settings(**{name: getattr(options, name) for name in names})
     tokenizer = prepare_tokenizer(options.run, settings.seed)
     trainer = Trainer(settings, options.run, tokenizer)
-    if options.start or options.resume:
-        trainer.load(options.start or latest_checkpoint(options.run))
+    if options.resume:
+        trainer.load(latest_checkpoint(options.run))
+    elif options.start:
+        trainer.load(options.start, options.stage)
     trainer.run()
     if options.out:
         export(trainer.model, tokenizer, options.out)

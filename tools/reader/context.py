@@ -29,6 +29,8 @@ class Mix:
         absent: Share of questions that the notes do not answer.
         update: Share of contexts in which a later note replaces an earlier one.
         wrapped: Share of statements with a lead-in or a remark.
+        rivals: Share of contexts in which all facts are of one or two attributes, so that only the subject tells them
+            apart.
     """
 
     facts: int
@@ -37,6 +39,7 @@ class Mix:
     absent: float = 0.12
     update: float = 0.0
     wrapped: float = 0.15
+    rivals: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,9 @@ class ContextMaker:
         relative = rng.choice(table.RELATIONS.split()) if rng.random() < 0.03 else ""
         return Subject(name, full, relative)
 
-    def _subjects(self, rng: Random, facts: int) -> list[Subject]:
-        """Draws the persons of a context."""
-        count = max(1, round(facts / rng.uniform(1.3, 4.5)))
+    def _subjects(self, rng: Random, facts: int, rivals: int = 0) -> list[Subject]:
+        """Draws the persons of a context; ``rivals`` is the number of attributes that they share, if few."""
+        count = max(2, -(-facts // rivals)) if rivals else max(1, round(facts / rng.uniform(1.3, 4.5)))
         people: dict[str, Subject] = {}
         while len(people) < count:
             person = self._person(rng)
@@ -167,9 +170,9 @@ class ContextMaker:
             subjects[0] = Subject("", "", subjects[0].relative)
         return subjects
 
-    def _grid(self, rng: Random, subjects: list[Subject], count: int) -> list[Fact]:
+    def _grid(self, rng: Random, subjects: list[Subject], count: int, rivals: int = 0) -> list[Fact]:
         """Draws facts so that subjects share attributes and attributes share subjects."""
-        pool_size = max(2, round(count / rng.uniform(1.0, 3.0)), -(-count // len(subjects)) + 1)
+        pool_size = rivals or max(2, round(count / rng.uniform(1.0, 3.0)), -(-count // len(subjects)) + 1)
         pool: dict[str, Attribute] = {}
         while len(pool) < pool_size:
             item = rng.choice(table.PERSON_ATTRIBUTES)
@@ -297,17 +300,18 @@ class ContextMaker:
         Returns:
             The notes with their questions.
         """
-        subjects = self._subjects(rng, mix.facts)
+        rivals = rng.choice([1, 1, 2]) if rng.random() < mix.rivals else 0
+        subjects = self._subjects(rng, mix.facts, rivals)
         hops: list[tuple[str, str, str]] = []
-        if rng.random() < mix.two_hop:
+        if not rivals and rng.random() < mix.two_hop:
             facts = self._bridge_facts(rng, subjects, max(1, mix.facts // 4))
             hops = self._add_two_hop(rng, facts, max(2, mix.facts // 2))
             keys = {(fact.subject, fact.attribute.key) for fact in facts}
             more = self._grid(rng, subjects, max(0, mix.facts - len(facts)))
             facts += [fact for fact in more if (fact.subject, fact.attribute.key) not in keys]
         else:
-            facts = self._grid(rng, subjects, mix.facts)
-            if rng.random() < 0.3 and mix.facts > 2:
+            facts = self._grid(rng, subjects, mix.facts, rivals)
+            if not rivals and rng.random() < 0.3 and mix.facts > 2:
                 thing = self.inventory.name(rng, "project")
                 facts[-2:] = self._thing_facts(rng, thing, table.PROJECT_KEYS, 2)
         rng.shuffle(facts)
@@ -326,3 +330,20 @@ class ContextMaker:
         rng.shuffle(pairs)
         context.questions = pairs
         return context
+
+    def pairs(self, rng: Random, count: int, questions: int) -> Context:
+        """Draws the barest context: a name and a value in each note. It teaches to tell names of several tokens apart.
+
+        Args:
+            rng: Source of randomness.
+            count: Number of notes.
+            questions: Number of questions to ask.
+
+        Returns:
+            The notes with their questions.
+        """
+        kind = rng.choice(["pet", "town", "project", "person", "food", "colour", "day", "code"])
+        values = {self.inventory.name(rng, "person"): draw_value(rng, self.inventory, kind) for _ in range(count)}
+        asked = rng.sample(list(values), min(questions, len(values)))
+        questions_asked = [(f"{name}?", values[name], "direct") for name in asked]
+        return Context([f"{name}: {value}." for name, value in values.items()], questions_asked)

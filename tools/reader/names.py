@@ -82,19 +82,9 @@ def _syllable(rng: Random, last: bool) -> str:
     return rng.choice(ONSETS) + rng.choice(VOWELS) + coda
 
 
-def _mutate(rng: Random, word: str) -> str:
-    """Changes, drops or doubles one letter of an ordinary name."""
-    place = rng.randrange(1, len(word))
-    letter = rng.choice("aeioulnrstmdkbg")
-    head = word[:place] + letter
-    return rng.choice([head + word[place + 1 :], head + word[place:], word[:-1] + letter])
-
-
 def invent(rng: Random) -> str:
     """Invents a name, whichever inventory it falls in."""
-    if rng.random() < 0.25:
-        return _mutate(rng, rng.choice(FIRST_NAMES + TOWNS + PET_NAMES + LAST_NAMES + PROJECT_WORDS))
-    count = rng.choice([2, 2, 2, 3])
+    count = rng.choice([2, 2, 2, 2, 3])
     name = "".join(_syllable(rng, place == count - 1) for place in range(count))
     return name.capitalize() if 3 <= len(name) <= 10 else invent(rng)
 
@@ -107,7 +97,7 @@ class Inventory:
         invented_share: Share of invented names among the names drawn.
     """
 
-    def __init__(self, held_out: bool = False, invented_share: float = 0.65) -> None:
+    def __init__(self, held_out: bool = False, invented_share: float = 0.5) -> None:
         self.held_out = held_out
         self.invented_share = invented_share
         self._lists: dict[str, list[str]] = {}

@@ -328,14 +328,23 @@ class Trainer:
         )
         (self.folder / "latest.json").write_text(json.dumps({"checkpoint": target.name}))
 
-    def load(self, checkpoint: Path) -> None:
-        """Reads a checkpoint back."""
+    def load(self, checkpoint: Path, stage: int | None = None) -> None:
+        """Reads a checkpoint back.
+
+        Args:
+            checkpoint: Its folder.
+            stage: Begin a new run with its weights at this stage, instead of going on with the old one.
+        """
         tensors = load_file(checkpoint / "state.safetensors")
         self.model.load_state_dict(
             {name.removeprefix("model."): item for name, item in tensors.items() if name.startswith("model.")}
         )
         self.optimizer.load(tensors)
         self.progress = Progress(**json.loads((checkpoint / "state.json").read_text())["progress"])
+        if stage is not None:
+            before = self.progress
+            history = [*before.history, f"new run after {before.step} steps, {before.tokens} tokens"]
+            self.progress = Progress(0, stage, echoes=False, echo=before.echo, history=history)
 
 
 def latest_checkpoint(folder: Path) -> Path:
