@@ -43,12 +43,18 @@ def reader() -> str:
     """What the bundled reader answers exactly."""
     cases = load(READER)["cases"]
     return table(
-        ["facts in the notes", "direct", "with small talk", "two-hop", "not in the notes"],
+        ["facts in the notes", "direct", "with small talk", "rivals", "two-hop", "not in the notes"],
         [[str(count), *(exact(cases, name, count) for name in CASES)] for count in (4, 12, 24, 48)],
     )
 
 
-CASES = ("direct, {} facts", "direct, {} facts with small talk", "two-hop, {} facts", "not in the notes, {} facts")
+CASES = (
+    "direct, {} facts",
+    "direct, {} facts with small talk",
+    "rivals, {} facts",
+    "two-hop, {} facts",
+    "not in the notes, {} facts",
+)
 
 
 def exact(cases: dict[str, Any], name: str, count: int) -> str:

@@ -24,10 +24,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=PACKAGE / "engine" / "reader", help="folder of the reader")
     parser.add_argument("--demo", type=Path, default=PACKAGE / "data", help="folder of the demo conversation")
     parser.add_argument("--seed", type=int, default=2026, help="seed of the measured contexts")
-    parser.add_argument("--questions", type=int, default=1000, help="questions a case, a third at 48 and 96 facts")
+    parser.add_argument("--questions", type=int, default=1000, help="questions a case, a third at 48 facts")
     parser.add_argument("--seen", action="store_true", help="use the names of the training inventory instead")
     parser.add_argument("--out", type=Path, help="file to write the figures to")
-    parser.add_argument("--run", type=Path, help="folder of the training run; writes the model card as well")
+    parser.add_argument("--runs", type=Path, nargs="+", help="folders of the training runs; writes the model card too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, encoder = load(options.model)
@@ -42,8 +42,9 @@ def main() -> None:
         print(result["demo"])
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
-    if options.run:
-        write_card(options.model, result, json.loads((latest_checkpoint(options.run) / "state.json").read_text()))
+    if options.runs:
+        states = [json.loads((latest_checkpoint(run) / "state.json").read_text()) for run in options.runs]
+        write_card(options.model, result, states)
 
 
 if __name__ == "__main__":

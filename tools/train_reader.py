@@ -31,6 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --run")
     parser.add_argument("--start", type=Path, help="go on from this checkpoint folder instead")
     parser.add_argument("--stage", type=int, help="with --start: begin to count anew, at this stage")
+    parser.add_argument("--hold", action="store_true", help="stay at the stage that the run begins with")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     return parser.parse_args()
 
@@ -42,7 +43,7 @@ def main() -> None:
     names = ("seed", "steps", "decay", "rate", "budget", "layers", "width", "inner", "save_every")
     settings = Settings(**{name: getattr(options, name) for name in names})
     tokenizer = prepare_tokenizer(options.run, settings.seed)
-    trainer = Trainer(settings, options.run, tokenizer)
+    trainer = Trainer(settings, options.run, tokenizer, hold=options.hold)
     if options.resume:
         trainer.load(latest_checkpoint(options.run))
     elif options.start:

@@ -299,10 +299,7 @@ def locate(location: str) -> str:
         return str(path.resolve())
     looks_like_path = location.startswith(("/", "./", "../", "~", ".\\")) or "\\" in location or location.count("/") > 1
     if location in BUNDLED:
-        raise ModelNotFound(
-            f"the model {location!r} is not bundled yet: name a folder that holds config.json, *.safetensors and "
-            "tokenizer.json, or the id of a model on the hub such as Qwen/Qwen3-0.6B"
-        )
+        raise ModelNotFound(f"the files of {location!r} are missing at {path}: install memos-mag anew")
     if looks_like_path or path.exists():
         raise ModelNotFound(
             f"there is no model at {path}: give a folder that holds config.json, *.safetensors and tokenizer.json, "

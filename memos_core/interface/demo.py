@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import JsonValue
@@ -36,9 +36,6 @@ from memos_core.interface.ingest import IngestReport, ingest
 from memos_core.records import Inject, Reply
 from memos_core.scope import Scope
 
-if TYPE_CHECKING:
-    from memos_core.engine import HFEngine
-
 __all__ = ["BundledQuestion", "Trial", "bundled_questions", "demo", "same_answer"]
 
 DATA = Path(memos_core.__file__).parent / "data"
@@ -55,7 +52,9 @@ def demo(
         Path | None, typer.Option("--input", help="Annotated conversations as JSON, instead of the bundled one.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Ask this many questions, spread over their kinds.", min=1)] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or hub id of the model that answers.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Model that answers: memos-reader, the bundled one, or a folder or hub id.")
+    ] = "memos-reader",
 ) -> None:
     """Show the main job: ingest a conversation, ask questions, answer from memory.
 
@@ -129,30 +128,12 @@ def same_answer(given: str, expected: str) -> bool:
     return bare(given) == bare(expected)
 
 
-STAND_IN = """\
-No trained model is bundled yet, so a tiny one with random weights stands in: its replies are noise and count as wrong.
-What was recalled, the token counts, the times, and that text and kv reply the same are real. A model of yours answers
-in earnest: memos-mag demo --model FOLDER_OR_HUB_ID
-"""
-
-
-def demo_engine(model: str | None) -> HFEngine:
-    """Return the engine that answers: of the model named, or a tiny random one that only shows the mechanics."""
+def answer_bundled(terminal: Terminal, limit: int | None, model: str) -> None:
+    """Ingest the bundled conversation and let a model answer the questions in every mode."""
     from memos_core.engine import HFEngine
 
-    if model is not None:
-        return HFEngine.from_pretrained(model)
-    from memos_core.testing.models import tiny_model
-
-    return HFEngine.from_model(*tiny_model("llama"), name="random stand-in")
-
-
-def answer_bundled(terminal: Terminal, limit: int | None, model: str | None) -> None:
-    """Ingest the bundled conversation and let a model answer the questions in every mode."""
     questions = bundled_questions(limit)
-    if model is None:
-        typer.echo(STAND_IN, err=True)
-    engine = demo_engine(model)
+    engine = HFEngine.from_pretrained(model)
     with closing(engine), terminal.memos(create=True, engine=engine) as memos:
         with terminal.progress("ingesting the bundled conversation") as progress:
             report = ingest(memos, DATA / "conversation.jsonl", user=USER, progress=progress)

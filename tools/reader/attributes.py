@@ -100,6 +100,7 @@ def _parse(block: str) -> list[Attribute]:
 
 SINGLES = _parse(text.SINGLES)
 PERSON_ATTRIBUTES: list[Attribute] = FAMILIES + SINGLES * 3
+DISTINCT = len({item.key for item in PERSON_ATTRIBUTES})
 THING_ATTRIBUTES = {item.key: item for item in _parse(text.THINGS)}
 PROJECT_KEYS = ("launch_place", "launch_day", "lead", "client", "due", "budget")
 COMPANY_KEYS = ("based", "founder")

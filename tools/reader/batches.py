@@ -22,12 +22,12 @@ TAILS = (
     "Reply with the value only.",
 )
 STAGES = (
-    Mix(2, absent=0.05, wrapped=0.05, rivals=0.3),
-    Mix(4, chatter=0.2, rivals=0.4, two_hop=0.15, absent=0.1, update=0.02, wrapped=0.15),
-    Mix(8, chatter=0.4, rivals=0.4, two_hop=0.3, absent=0.12, update=0.04, wrapped=0.25),
-    Mix(12, chatter=0.5, rivals=0.4, two_hop=0.35, absent=0.13, update=0.05, wrapped=0.3),
-    Mix(24, chatter=0.4, rivals=0.4, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3),
-    Mix(40, chatter=0.4, rivals=0.4, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3),
+    Mix(2, absent=0.05, wrapped=0.05, rivals=0.2),
+    Mix(4, chatter=0.2, rivals=0.25, two_hop=0.15, absent=0.1, update=0.02, wrapped=0.15),
+    Mix(8, chatter=0.4, rivals=0.25, two_hop=0.3, absent=0.12, update=0.04, wrapped=0.25),
+    Mix(12, chatter=0.5, rivals=0.25, two_hop=0.35, absent=0.13, update=0.05, wrapped=0.3),
+    Mix(24, chatter=0.4, rivals=0.25, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3),
+    Mix(40, chatter=0.4, rivals=0.25, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3),
 )
 
 
@@ -163,7 +163,7 @@ class BatchMaker:
         """Draws a context of a stage; now and then one without notes or with a caller's system text."""
         mix = STAGES[stage]
         mix = replace(mix, facts=max(1, mix.facts + rng.randint(-(mix.facts // 3), mix.facts // 4)))
-        if rng.random() < 0.15:
+        if rng.random() < 0.08:
             return self.maker.pairs(rng, 2 * mix.facts, questions)
         context = self.maker.make(rng, mix, questions, repeat)
         if stage and rng.random() < 0.03:

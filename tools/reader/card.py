@@ -15,21 +15,19 @@ library_name: transformers
 
 # memos-reader
 
-A reading-comprehension toy: it answers short questions from the notes in its context, and nothing else. It
-ships so that MemOS can be tried and
-tested without a download, with real answers instead of noise. It is no assistant, knows nothing about the
-world, and is not to be used for anything but
-showing and testing how memory reaches a model.
+A reading-comprehension toy: it answers short questions from the notes in its context, and nothing else. It ships so
+that MemOS can be tried and tested without a download, with real answers instead of noise. It is no assistant, knows
+nothing about the world, and is not to be used for anything but showing and testing how memory reaches a model.
 
 - Architecture: Llama, {parameters:,} parameters, {layers} layers, width {width}, {heads} heads of 32;
   byte-level BPE of {vocabulary} tokens; float32 safetensors.
 - Chat template: each message is `<|role|> text<|end|>`, so every segment begins and ends with a special token.
-- Context: positions up to 8,192; trained with note blocks of up to some 40 facts and with positions stretched
+- Context: positions up to 8,192; trained with note blocks of up to some 30 facts and with positions stretched
   to 5,000.
-- Made by `tools/train_reader.py` from scratch: {steps:,} steps, {tokens:,} tokens, {minutes:.0f} minutes of one
-  CPU thread, seed {seed}. Data: generated notes
-  about invented people, places, projects, appointments and preferences, with small talk, two-hop references and
-questions that the notes do not answer.
+- Made from scratch by {runs} runs of `tools/train_reader.py`, each going on from the one before (docs/log.md has the
+  commands): {steps:,} steps, {tokens:,} tokens, {minutes:.0f} minutes of one to two CPU threads, seed {seed}. Data:
+  generated notes about invented people, places, projects, appointments and preferences, with small talk, two-hop
+  references and questions that the notes do not answer.
 
 ## Measured
 
@@ -41,10 +39,15 @@ Exact match (every token of the answer, and then the end), names never seen in t
 {rows}
 
 On the demo conversation, which was written by hand, each question with the turns that hold its answer and seven
-others: {demo_exact:.0%} of
-{demo_questions} questions.
+others: {demo_exact:.0%} of {demo_questions} questions.
+
+*Direct*: notes about mostly different things. *Rivals*: all facts are of one or two kinds, so that only the subject
+tells them apart.
 
 ## Limits
+
+It hardly tells subjects apart: where several people have a fact of the same kind (rivals), it answers with one of them,
+little better than at random.
 
 It follows phrasings like those it was trained on and often fails on others. It copies: an answer is a span of a
 note. It says "I do not know" where it
@@ -52,16 +55,16 @@ finds nothing, and is wrong about that at the rate shown above.
 """
 
 
-def write_card(folder: Path, evaluation: dict, training: dict) -> None:
+def write_card(folder: Path, evaluation: dict, trainings: list[dict]) -> None:
     """Writes README.md into a reader's folder.
 
     Args:
         folder: Folder of the exported reader.
         evaluation: What ``evaluate_reader.py`` wrote.
-        training: Settings and progress of the run, as in a checkpoint's ``state.json``.
+        trainings: Settings and progress of each run, as in the ``state.json`` of the checkpoint that was gone on from.
     """
     config = json.loads((folder / "config.json").read_text())
-    settings, progress = training["settings"], training["progress"]
+    done = [training["progress"] for training in trainings]
     cases = evaluation["cases"].items()
     card = CARD.format(
         parameters=evaluation["parameters"],
@@ -69,10 +72,11 @@ def write_card(folder: Path, evaluation: dict, training: dict) -> None:
         width=config["hidden_size"],
         heads=config["num_attention_heads"],
         vocabulary=config["vocab_size"],
-        steps=progress["step"],
-        tokens=progress["tokens"],
-        minutes=progress["seconds"] / 60,
-        seed=settings["seed"],
+        runs=len(done),
+        steps=sum(progress["step"] for progress in done),
+        tokens=sum(progress["tokens"] for progress in done),
+        minutes=sum(progress["seconds"] for progress in done) / 60,
+        seed=trainings[0]["settings"]["seed"],
         evaluation_seed=evaluation["seed"],
         rows="\n".join(f"| {name} | {row['questions']} | {row['exact']:.3f} |" for name, row in cases),
         demo_exact=evaluation["demo"]["exact"],

@@ -171,8 +171,9 @@ class ContextMaker:
         return subjects
 
     def _grid(self, rng: Random, subjects: list[Subject], count: int, rivals: int = 0) -> list[Fact]:
-        """Draws facts so that subjects share attributes and attributes share subjects."""
-        pool_size = rivals or max(2, round(count / rng.uniform(1.0, 3.0)), -(-count // len(subjects)) + 1)
+        """Draws facts about different things, or about few ``rivals``, so that only the subject tells them apart."""
+        pool_size = rivals or max(2, round(count * rng.uniform(1.0, 3.0)), -(-count // len(subjects)) + 1)
+        pool_size = min(pool_size, table.DISTINCT * 3 // 4)
         pool: dict[str, Attribute] = {}
         while len(pool) < pool_size:
             item = rng.choice(table.PERSON_ATTRIBUTES)

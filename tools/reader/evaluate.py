@@ -24,11 +24,12 @@ from .train import batch_loss
 PLAIN = Mix(4, absent=0.0, wrapped=0.15)
 ABSENT = replace(PLAIN, absent=1.0)
 CASES: dict[str, tuple[str, Mix]] = {
-    **{f"direct, {count} facts": ("direct", replace(PLAIN, facts=count)) for count in (4, 12, 24, 48, 96)},
+    **{f"direct, {count} facts": ("direct", replace(PLAIN, facts=count)) for count in (4, 12, 24, 48)},
     **{
         f"direct, {count} facts with small talk": ("direct", replace(PLAIN, facts=count, chatter=1.0, wrapped=0.5))
         for count in (4, 12, 24)
     },
+    **{f"rivals, {count} facts": ("direct", replace(PLAIN, facts=count, rivals=1.0)) for count in (4, 12, 24)},
     **{f"two-hop, {count} facts": ("two-hop", replace(PLAIN, facts=count, two_hop=1.0)) for count in (4, 12, 24)},
     **{f"not in the notes, {count} facts": ("absent", replace(ABSENT, facts=count)) for count in (4, 12, 24)},
     "later note replaces an earlier one, 8 facts": ("update", replace(PLAIN, facts=8, update=1.0)),
