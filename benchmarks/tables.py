@@ -109,7 +109,7 @@ def kv_decode() -> str:
 
 def kv_composition() -> str:
     """Closeness and time of each way to put stored KV together."""
-    modes = load(RESULTS / "kv_composition_wide.json")["modes"]
+    modes = load(RESULTS / "kv_composition_reader.json")["modes"]
     return table(
         ["mode", "mean KL", "first token after", "prompt tokens", "of these from stored KV"],
         [
