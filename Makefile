@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python
 SOURCES := memos_core memos_langchain memos_llamaindex
+MEASURE = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks
+RESULTS := benchmarks/results
 INPUT ?=
 ARGS ?=
 
@@ -34,8 +36,15 @@ format: $(VENV)/.ready-dev  ## format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready-dev  ## run what measures; results go to benchmarks/
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "bench or gpu" tests benchmarks $(ARGS)
+bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the README's tables anew; INPUT=FILE adds recall
+	$(MEASURE)/kv_storage.py
+	$(MEASURE)/kv_composition.py
+	$(MEASURE)/kv_composition.py --layers 12 --hidden-size 256 --blocks 3 --repeats 2 --out $(RESULTS)/kv_composition_wide.json
+	$(MEASURE)/kv_composition.py --model memos_core/engine/reader --out $(RESULTS)/kv_composition_reader.json
+	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --out $(RESULTS)/kv_speed.json
+	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --layers 28 --tokens 8 --repeats 3 --memory --out $(RESULTS)/kv_speed_28_layers.json
+	$(if $(INPUT),$(MEASURE)/evidence_recall.py --input "$(INPUT)")
+	$(BIN)/python benchmarks/tables.py
 
 docs: $(VENV)/.ready-dev  ## execute every code block of the documentation
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_docs.py $(ARGS)

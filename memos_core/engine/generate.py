@@ -131,7 +131,7 @@ def generate(loaded: LoadedModel, work: Work) -> Generator[str, None, Outcome]:
     token = reply.sampler.pick(session.logits)
     first = time.perf_counter()
     # The turns of other requests are in it on purpose: while many run, computing costs more than loading does.
-    loaded.costs.computed(len(session.token_ids) - work.reuse.length, first - started)
+    loaded.costs.computed(len(session.token_ids) - work.stored_tokens, first - started)
     while token not in loaded.end_ids:
         yield reply.add(token)
         if reply.finished:

@@ -23,7 +23,10 @@ from .names import Inventory
 from .tokenizer import save_tokenizer, train_tokenizer
 
 THRESHOLDS = (0.92, 0.92, 0.92, 0.92, 0.95)
+"""Running token accuracy at which a stage is left."""
+
 LATEST = (0.10, 0.22, 0.38, 0.60, 1.00)
+"""Share of the steps after which it is left all the same."""
 
 
 @dataclass
