@@ -28,7 +28,7 @@ def test_a_recipe_runs(notebook: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
-        env=environment,
+        env=settings,
         capture_output=True,
         text=True,
         timeout=600,
