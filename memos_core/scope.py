@@ -29,7 +29,6 @@ from memos_core.interface.context import MemoryContext
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.operator import found
-from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
 from memos_core.records import (
     Erasure,
@@ -348,16 +347,9 @@ class Scope:
             raise NotYetAvailable("LoRA adapters from memories come in a later release")
         if to != "activation":
             raise InvalidInput(f"to must be 'activation', not {to!r}")
-        engine = self._layers.chat.engine
         cube_ids = [cube_id] if isinstance(cube_id, str) else list(cube_id)
-        if not cube_ids:
-            raise InvalidInput("name at least one memory")
-        cubes = canonical_order(self._layers.chat.named(self._principal, cube_ids))
-        store = self._layers.activations(self._principal, cubes)
-        derived = store.publish(engine.prefill(render_block(cubes), store))
-        if derived is None:
-            raise InvalidInput("the memories changed while their KV was computed, or the quota is reached; try again")
-        return self.get(derived)
+        engine = self._layers.chat.engine
+        return self.get(self._layers.transforms.transform(self._principal, engine, cube_ids, MemoryType(to)))
 
     def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask the engine's model, with memory. See ``ChatOptions`` for the options.
