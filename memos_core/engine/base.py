@@ -11,7 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from memos_core.cube import ActivationPayload
 from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk
@@ -21,6 +21,7 @@ from memos_core.tools import ToolChoice
 __all__ = [
     "ActivationStore",
     "BuiltActivation",
+    "BuiltAdapter",
     "Capabilities",
     "Engine",
     "EngineRequest",
@@ -98,6 +99,26 @@ class BuiltActivation:
     codec: str
     cube_ids: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltAdapter:
+    """A LoRA adapter that was trained, or came from outside, and is proposed to be kept.
+
+    Attributes:
+        data: ``adapter_model.safetensors`` as PEFT writes it.
+        peft_config: Content of ``adapter_config.json``.
+        fingerprint: Digest of the base model that it fits.
+        model: Name of that model.
+        scope: ``tail``: it acts on the tokens behind the memory prefix only, so KV of the base model serves beside it;
+            ``full``: it acts on every token, so KV must have been computed with it.
+    """
+
+    data: bytes
+    peft_config: Mapping[str, Any]
+    fingerprint: str
+    model: str
+    scope: Literal["tail", "full"] = "tail"
 
 
 class ActivationStore(Protocol):

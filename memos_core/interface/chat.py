@@ -14,12 +14,13 @@ from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import UsageDelta
+from memos_core.interface.exchange import chat_turns
 from memos_core.interface.reader import MemReader, as_messages
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.principal import Principal
-from memos_core.records import Inject, InjectionPlan, Message, Placement, Reply, Turn
+from memos_core.records import Inject, InjectionPlan, Message, Placement, Reply
 from memos_core.render import render_block
 from memos_core.tools import as_tool_choice, as_tools
 
@@ -229,11 +230,9 @@ class ChatPipeline:
 
     def remember(self, principal: Principal, messages: Sequence[Message], reply: Reply) -> None:
         """Store the last user message and the reply."""
-        now = self.governance.clock.now()
-        asked = [message for message in messages if message.role == "user" and message.content.strip()]
-        turns = [Turn(text=asked[-1].content, speaker=principal.user, role="user", at=now)] if asked else []
-        if reply.text.strip():
-            turns.append(Turn(text=reply.text, speaker="assistant", role="assistant", kind="reply", at=now))
+        said = [message for message in messages if message.role == "user" and message.content.strip()][-1:]
+        said.append(Message(role="assistant", content=reply.text))
+        turns = chat_turns(said, user=principal.user, at=self.governance.clock.now())
         if turns:
             self.operator.add(principal, turns)
 
@@ -242,21 +241,22 @@ def unmarked(messages: Sequence[Message], call: ChatCall) -> tuple[list[Message]
     """Take out the messages that stand for memories, and name those memories in the call instead.
 
     Such a message carries ``memos={"cube_ids": [...]}`` beside the text of these memories, which is for models that
-    MemOS does not run. Left in, it would stand in the prompt twice, and could not come from KV.
+    MemOS does not run. Left in, it would stand in the prompt twice, and could not come from KV. A mark that names none
+    says that memory was asked already and holds nothing on this: the message stays, and no search is made.
     """
     marks = [marked_ids(message) for message in messages]
-    named = [cube_id for mark in marks for cube_id in mark]
-    if not named:
+    if all(mark is None for mark in marks):
         return list(messages), call
+    named = [cube_id for mark in marks for cube_id in mark or ()]
     rest = [message for message, mark in zip(messages, marks, strict=True) if not mark]
     return rest, replace(call, memory_ids=[*named, *(call.memory_ids or ())])
 
 
-def marked_ids(message: Message) -> list[str]:
-    """Return the memories that ``message`` stands for; none for an ordinary one."""
+def marked_ids(message: Message) -> list[str] | None:
+    """Return the memories that ``message`` stands for; None for an ordinary one."""
     mark = (message.model_extra or {}).get("memos")
     ids = mark.get("cube_ids") if isinstance(mark, Mapping) else None
-    return [str(cube_id) for cube_id in ids] if isinstance(ids, list | tuple) else []
+    return [str(cube_id) for cube_id in ids] if isinstance(ids, list | tuple) else None
 
 
 def default_budget(context_window: int) -> int:
