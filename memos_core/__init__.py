@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from memos_core.scope import Scope
+    from memos_core.tools import ToolCall
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ HOMES = {
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
+    "ToolCall": "memos_core.tools",
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
     "Where": "memos_core.filters",
@@ -127,6 +129,7 @@ __all__ = [
     "ReplyChunk",
     "Scope",
     "State",
+    "ToolCall",
     "Turn",
     "Usage",
     "Where",

@@ -20,6 +20,7 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids", "twins"),
+    ("tools",),
     ("cube", "records", "render", "documents", "filters"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
