@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event as Flag
 from types import TracebackType
 from typing import Literal, Self
 from weakref import WeakSet
@@ -22,9 +23,11 @@ from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.reader import MemReader
 from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import Fusion, MemOperator, passages_of
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.worker import Worker
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -44,6 +47,7 @@ class Layers:
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     emit: EventHook
+    jobs: JobQueue
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -60,6 +64,7 @@ class MemOS:
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
+        self._worker = Worker(layers.jobs, tasks_of(layers))
 
     @classmethod
     def open(
@@ -74,6 +79,7 @@ class MemOS:
         max_bytes: int | None = None,
         scheduler: MemScheduler | None = None,
         fusion: Fusion | None = None,
+        jobs: JobSettings | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -89,6 +95,7 @@ class MemOS:
             max_bytes: Short for ``limits``: most bytes of one namespace.
             scheduler: How memories are chosen.
             fusion: How the parts of a search are weighed.
+            jobs: How background work is tried.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -108,6 +115,7 @@ class MemOS:
                 engine,
                 scheduler=scheduler,
                 fusion=fusion,
+                jobs=jobs,
                 emit=on_event,
             )
         )
@@ -139,11 +147,37 @@ class MemOS:
         with self._layers.vault.read() as session:
             return sorted(session.namespaces())
 
+    @property
+    def jobs(self) -> JobQueue:
+        """The background work of the whole vault. For administration: a scope sees its own with ``scope.jobs()``."""
+        return self._layers.jobs
+
     def run_pending(self) -> tuple[str, ...]:
-        """Do what waits: counters, the vector index, the rest of an erasure. Return what still waits, in words."""
+        """Do what waits: jobs that are due, counters, the vector index, the rest of an erasure.
+
+        Returns:
+            What still waits, in words.
+        """
+        self._worker.run_due()
+        return self._tidy_up()
+
+    def work(self, stop: Flag, *, poll_seconds: float = 1.0) -> int:
+        """Do jobs as they come until ``stop`` is set, and return how many; what ``run_pending`` does besides, too.
+
+        A job that runs when ``stop`` is set is finished first. Any number of threads and processes may work at once.
+        """
+        done = 0
+        while not stop.is_set():
+            done += self._worker.run_due()
+            self._tidy_up()
+            stop.wait(poll_seconds)
+        return done
+
+    def _tidy_up(self) -> tuple[str, ...]:
         self._layers.lifecycle.flush()
+        self._layers.jobs.prune()
         self._layers.vault.apply_outbox()
-        return self._layers.vault.purge()
+        return (*self._layers.jobs.outlook(self._worker.tasks), *self._layers.vault.purge())
 
     def stats(self) -> dict[str, JsonValue]:
         """Return counts and sizes of the vault as JSON values."""
@@ -212,6 +246,7 @@ def wire(
     *,
     scheduler: MemScheduler | None,
     fusion: Fusion | None,
+    jobs: JobSettings | None,
     emit: Callable[[Event], None],
 ) -> Layers:
     """Put the layers together."""
@@ -234,4 +269,10 @@ def wire(
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
-    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, engines)
+    queue = JobQueue(vault, ids, settings=jobs, emit=emit)
+    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, queue, engines)
+
+
+def tasks_of(layers: Layers) -> list[Task]:
+    """Return the background work that a process with these layers can do."""
+    return []
