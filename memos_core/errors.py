@@ -15,6 +15,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── SourcesChanged (RuntimeError)          memories changed while something was made from them; try again
     ├── JobNotFound (KeyError)                 malformed, absent and foreign job ids alike
     ├── JobLost (RuntimeError)                 a job was cancelled, forgotten or taken over while it ran
+    ├── GateFailed (RuntimeError)              another form of a memory is not good enough to serve; nothing was stored
     ├── NotYetAvailable (RuntimeError)         a public name whose work a later release brings
     ├── MissingExtra (ImportError)             an optional package is absent; names the pip command
     ├── EmbedderMismatch (ValueError)          a collection was made by another embedder
@@ -46,6 +47,7 @@ __all__ = [
     "EmbedderMismatch",
     "EngineError",
     "EngineMissing",
+    "GateFailed",
     "GenerationCancelled",
     "InjectionUnavailable",
     "InvalidFile",
@@ -167,6 +169,20 @@ class JobLost(MemosError, RuntimeError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job {job_id} was cancelled, forgotten or taken over by another worker")
         self.job_id = job_id
+
+
+class GateFailed(MemosError, RuntimeError):
+    """Another form of a memory was made and is not good enough to serve. Nothing was stored; the text serves on.
+
+    Attributes:
+        pathway: How it was made.
+        failures: A sentence for each gate that failed, with its figure.
+    """
+
+    def __init__(self, pathway: str, failures: Sequence[str]) -> None:
+        super().__init__(f"{pathway} did not pass its gates, so the memory stays as it is: {'; '.join(failures)}")
+        self.pathway = pathway
+        self.failures = tuple(failures)
 
 
 class NotYetAvailable(MemosError, RuntimeError):

@@ -23,10 +23,12 @@ from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.reader import MemReader
 from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import Fusion, MemOperator, passages_of
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
@@ -46,8 +48,10 @@ class Layers:
     chat: ChatPipeline
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+    transforms: MemTransform
     emit: EventHook
     jobs: JobQueue
+    background: Background
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -161,16 +165,21 @@ class MemOS:
         self._worker.run_due()
         return self._tidy_up()
 
-    def work(self, stop: Flag, *, poll_seconds: float = 1.0) -> int:
-        """Do jobs as they come until ``stop`` is set, and return how many; what ``run_pending`` does besides, too.
+    def work(self, stop: Flag | None = None, *, poll_seconds: float = 1.0) -> int:
+        """Do jobs as they come, and the rest of ``run_pending``, until told to stop; return how many jobs.
 
-        A job that runs when ``stop`` is set is finished first. Any number of threads and processes may work at once.
+        Any number of threads and processes may work at once. A job that runs when ``stop`` is set is finished first.
+
+        Args:
+            stop: Set to end it. None: ends when nothing is due any more.
+            poll_seconds: Pause before looking again when nothing was due.
         """
-        done = 0
-        while not stop.is_set():
-            done += self._worker.run_due()
+        done = self._worker.run_due(stop=stop)
+        while stop is not None and not stop.is_set():
             self._tidy_up()
             stop.wait(poll_seconds)
+            done += self._worker.run_due(stop=stop)
+        self._tidy_up()
         return done
 
     def _tidy_up(self) -> tuple[str, ...]:
@@ -256,7 +265,9 @@ def wire(
     scheduler = scheduler or MemScheduler()
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
-        return ScopeActivations(vault, governance, principal, sources, ids=ids, emit=emit)
+        return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
+
+    transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
 
     chat = ChatPipeline(
         engine=engine,
@@ -270,9 +281,23 @@ def wire(
     )
     engines = WeakSet([engine] if engine else [])
     queue = JobQueue(vault, ids, settings=jobs, emit=emit)
-    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, queue, engines)
+    return Layers(
+        vault=vault,
+        governance=governance,
+        operator=operator,
+        scheduler=scheduler,
+        lifecycle=lifecycle,
+        chat=chat,
+        engine=engine,
+        activations=activations,
+        transforms=transforms,
+        emit=emit,
+        jobs=queue,
+        background=Background(queue, governance),
+        engines=engines,
+    )
 
 
 def tasks_of(layers: Layers) -> list[Task]:
     """Return the background work that a process with these layers can do."""
-    return []
+    return [] if layers.engine is None else [TransformTask(layers.transforms, layers.engine)]

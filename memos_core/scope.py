@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import functools
 import hashlib
 import os
-import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from pydantic import JsonValue, ValidationError
 
 from memos_core.cube import MemCube, MemoryType, State
+from memos_core.delegation import in_thread, of_layer
 from memos_core.engine.base import Engine, EngineRequest
-from memos_core.errors import InvalidInput, NotYetAvailable, VaultWriteFailed
+from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
+from memos_core.infrastructure.files import write_lines
 from memos_core.infrastructure.vault import UsageDelta
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
-from memos_core.operation.operator import found
-from memos_core.operation.scheduler import canonical_order
+from memos_core.operation.background import Background, as_ids
+from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.operator import MemOperator, found
 from memos_core.principal import Principal
 from memos_core.records import (
     Erasure,
@@ -42,7 +42,6 @@ from memos_core.records import (
     ReplyChunk,
     Turn,
     TurnFields,
-    VersionRecord,
 )
 from memos_core.render import render_block
 
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Scope"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 TypeName = Literal["plaintext", "activation", "parametric", "any"]
 
@@ -61,16 +57,12 @@ HOSTED_WINDOW = 8192
 """Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
 
 
-def in_thread(method: Callable[Concatenate[Scope, P], R]) -> Callable[Concatenate[Scope, P], Coroutine[Any, Any, R]]:
-    """Return the async twin of ``method``: the same call on a worker thread."""
+def lifecycle(layers: Layers) -> MemLifecycle:
+    return layers.lifecycle
 
-    @functools.wraps(method)
-    async def twin(self: Scope, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
 
-    twin.__name__ = f"a{method.__name__}"
-    twin.__qualname__ = f"Scope.a{method.__name__}"
-    return twin
+def background(layers: Layers) -> Background:
+    return layers.background
 
 
 class Scope:
@@ -149,25 +141,11 @@ class Scope:
             self._emit("memory.added", committed)
         return receipts
 
-    def update(self, cube_id: str, text: str) -> Receipt:
-        """Give a memory a new text, as its next version."""
-        return self._layers.lifecycle.update(self._principal, cube_id, text)
-
-    def rollback(self, cube_id: str, version: int) -> Receipt:
-        """Make an earlier version's text current again, as a new version."""
-        return self._layers.lifecycle.rollback(self._principal, cube_id, version)
-
-    def freeze(self, cube_id: str, *, frozen: bool = True) -> MemCube:
-        """Protect a memory from change (not from being forgotten), or lift the protection."""
-        return self._layers.lifecycle.freeze(self._principal, cube_id, frozen=frozen)
-
-    def archive(self, cube_id: str, *, archived: bool = True) -> MemCube:
-        """Take a memory out of search without losing it, or bring it back."""
-        return self._layers.lifecycle.archive(self._principal, cube_id, archived=archived)
-
-    def link(self, source: str, target: str, relation: str) -> MemCube:
-        """Add a named relation from one memory to another."""
-        return self._layers.operator.link(self._principal, source, target, relation)
+    update = of_layer(lifecycle, MemLifecycle.update)
+    rollback = of_layer(lifecycle, MemLifecycle.rollback)
+    freeze = of_layer(lifecycle, MemLifecycle.freeze)
+    archive = of_layer(lifecycle, MemLifecycle.archive)
+    link = of_layer(lambda layers: layers.operator, MemOperator.link)
 
     def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
         """Give someone else a right. Not available yet."""
@@ -285,9 +263,7 @@ class Scope:
         state = (space.salt if space else b"", self.agent, self.session, change, passed)
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
-    def history(self, cube_id: str) -> builtins.list[VersionRecord]:
-        """Return all versions of a memory, oldest first."""
-        return self._layers.lifecycle.history(self._principal, cube_id)
+    history = of_layer(lifecycle, MemLifecycle.history)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all text memories to ``path``, one cube as JSON a line, and return how many.
@@ -297,26 +273,7 @@ class Scope:
         Raises:
             VaultWriteFailed: The disk refused.
         """
-        target = Path(path)
-        written = 0
-        try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-            ) as file:
-                temporary = Path(file.name)
-                try:
-                    for cube in self._all():
-                        file.write(cube.to_json() + "\n")
-                        written += 1
-                    file.flush()
-                    os.fsync(file.fileno())
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
-            temporary.replace(target)
-        except OSError as error:
-            raise VaultWriteFailed(f"cannot write {target}: {error}") from error
-        return written
+        return write_lines(path, (cube.to_json() for cube in self._all()))
 
     def _all(self) -> Iterator[MemCube]:
         cursor = None
@@ -334,10 +291,15 @@ class Scope:
         cube_id: str | Sequence[str],
         *,
         to: Literal["activation", "parametric"],
+        progress: Callable[[int, int], None] | None = None,
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
         ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories.
+        ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
+
+        Args:
+            progress: Is told how much of how much is done; what it raises ends the work, and nothing is stored.
 
         Raises:
             EngineMissing: The vault was opened without an engine.
@@ -348,16 +310,30 @@ class Scope:
             raise NotYetAvailable("LoRA adapters from memories come in a later release")
         if to != "activation":
             raise InvalidInput(f"to must be 'activation', not {to!r}")
-        engine = self._layers.chat.engine
-        cube_ids = [cube_id] if isinstance(cube_id, str) else list(cube_id)
-        if not cube_ids:
-            raise InvalidInput("name at least one memory")
-        cubes = canonical_order(self._layers.chat.named(self._principal, cube_ids))
-        store = self._layers.activations(self._principal, cubes)
-        derived = store.publish(engine.prefill(render_block(cubes), store))
-        if derived is None:
-            raise InvalidInput("the memories changed while their KV was computed, or the quota is reached; try again")
-        return self.get(derived)
+        engine, target = self._layers.chat.engine, MemoryType(to)
+        transforms = self._layers.transforms
+        return self.get(transforms.transform(self._principal, engine, as_ids(cube_id), target, progress=progress))
+
+    def transform_each(
+        self,
+        cube_ids: Sequence[str],
+        *,
+        to: Literal["activation", "parametric"],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> builtins.list[MemCube]:
+        """``transform`` for each memory alone; ``progress`` counts memories. What is done when one fails stays done."""
+        derived = []
+        for number, cube_id in enumerate(as_ids(cube_ids), start=1):
+            derived.append(self.transform(cube_id, to=to))
+            if progress is not None:
+                progress(number, len(cube_ids))
+        return derived
+
+    transform_later = of_layer(background, Background.transform_later)
+    jobs = of_layer(background, Background.jobs)
+    job = of_layer(background, Background.job)
+    cancel_job = of_layer(background, Background.cancel_job)
+    retry_job = of_layer(background, Background.retry_job)
 
     def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask the engine's model, with memory. See ``ChatOptions`` for the options.
@@ -422,6 +398,12 @@ class Scope:
     ahistory = in_thread(history)
     aexport = in_thread(export)
     atransform = in_thread(transform)
+    atransform_each = in_thread(transform_each)
+    atransform_later = in_thread(transform_later)
+    ajobs = in_thread(jobs)
+    ajob = in_thread(job)
+    acancel_job = in_thread(cancel_job)
+    aretry_job = in_thread(retry_job)
 
     # Small things
 

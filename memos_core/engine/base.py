@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from memos_core.cube import ActivationPayload
 from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk
@@ -20,6 +20,7 @@ from memos_core.render import MemoryBlock
 __all__ = [
     "ActivationStore",
     "BuiltActivation",
+    "BuiltAdapter",
     "Capabilities",
     "Engine",
     "EngineRequest",
@@ -95,6 +96,26 @@ class BuiltActivation:
     codec: str
     cube_ids: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltAdapter:
+    """A LoRA adapter that was trained, or came from outside, and is proposed to be kept.
+
+    Attributes:
+        data: ``adapter_model.safetensors`` as PEFT writes it.
+        peft_config: Content of ``adapter_config.json``.
+        fingerprint: Digest of the base model that it fits.
+        model: Name of that model.
+        scope: ``tail``: it acts on the tokens behind the memory prefix only, so KV of the base model serves beside it;
+            ``full``: it acts on every token, so KV must have been computed with it.
+    """
+
+    data: bytes
+    peft_config: Mapping[str, Any]
+    fingerprint: str
+    model: str
+    scope: Literal["tail", "full"] = "tail"
 
 
 class ActivationStore(Protocol):

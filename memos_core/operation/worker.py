@@ -56,10 +56,10 @@ class Worker:
         self.queue = queue
         self.tasks: Mapping[str, Task] = {task.kind: task for task in tasks}
 
-    def run_due(self, limit: int | None = None) -> int:
-        """Do what is due, until nothing is or ``limit`` jobs were done; return how many."""
+    def run_due(self, *, stop: threading.Event | None = None) -> int:
+        """Do what is due, until nothing is or ``stop`` is set; return how many jobs were begun."""
         done = 0
-        while (limit is None or done < limit) and self.run_one():
+        while not (stop is not None and stop.is_set()) and self.run_one():
             done += 1
         return done
 
