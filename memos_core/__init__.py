@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_core.binding import Binding, resolve_scope
+    from memos_core.conversation import Conversation, Remember
     from memos_core.cube import MemCube, MemoryType, State
     from memos_core.embedding import Embedder
     from memos_core.engine import Engine, HFEngine
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 HOMES = {
     "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
+    "Conversation": "memos_core.conversation",
     "Embedder": "memos_core.embedding",
     "Engine": "memos_core.engine",
     "Erasure": "memos_core.records",
@@ -69,6 +71,7 @@ HOMES = {
     "Page": "memos_core.records",
     "Placement": "memos_core.records",
     "Receipt": "memos_core.records",
+    "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
@@ -83,6 +86,7 @@ HOMES = {
 __all__ = [
     "Binding",
     "ChatOptions",
+    "Conversation",
     "Embedder",
     "Engine",
     "Erasure",
@@ -102,6 +106,7 @@ __all__ = [
     "Page",
     "Placement",
     "Receipt",
+    "Remember",
     "Reply",
     "ReplyChunk",
     "Scope",

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,10 +24,9 @@ from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable, VaultWriteFailed
 from memos_core.events import Event
 from memos_core.infrastructure.vault import UsageDelta
-from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
-from memos_core.interface.context import MemoryContext
+from memos_core.interface.chat import ChatCall, ChatOptions
+from memos_core.interface.context import MemoryContext, context_of_hits, context_of_named, unsaid
 from memos_core.interface.reader import as_messages, as_turn
-from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.operator import found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
@@ -56,9 +55,6 @@ R = TypeVar("R")
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 TypeName = Literal["plaintext", "activation", "parametric", "any"]
-
-HOSTED_WINDOW = 8192
-"""Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
 
 
 def in_thread(method: Callable[Concatenate[Scope, P], R]) -> Callable[Concatenate[Scope, P], Coroutine[Any, Any, R]]:
@@ -214,19 +210,25 @@ class Scope:
         self._emit("memory.searched", tuple(hit.cube.id for hit in hits))
         return hits
 
-    def context(self, query: str, *, max_tokens: int | None = None, k: int = 12) -> MemoryContext:
+    def context(
+        self, query: str, *, max_tokens: int | None = None, k: int = 12, besides: Collection[str] = ()
+    ) -> MemoryContext:
         """Return the best memories for ``query`` as text that fits ``max_tokens``, for a model that you call.
 
-        Tokens are counted by the engine's tokenizer, or tiktoken's where there is no engine.
+        Tokens are counted by the engine's tokenizer, or tiktoken's where there is no engine. A memory that says the
+        same as one of the texts ``besides`` is left out: those stand in the prompt already.
         """
-        engine = self._layers.engine
-        count = engine.count_tokens if engine else hosted_counter()
-        if max_tokens is None:
-            max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        hits = self.search(query, k=k)
-        plan = self._layers.scheduler.plan(hits, inject="text", budget_tokens=max_tokens, count_tokens=count)
-        text = render_block([memory.cube for memory in plan.memories]).text
-        return MemoryContext(text=text, hits=tuple(hits), plan=plan, tokens=count(text) if text else 0)
+        hits = unsaid(self.search(query, k=k + min(len(besides), k)), besides)[:k]
+        return context_of_hits(hits, self._layers.scheduler, self._layers.engine, max_tokens=max_tokens)
+
+    def context_of(self, references: Sequence[str]) -> MemoryContext:
+        """Return the named memories as text; those that are gone, archived or expired are left out.
+
+        Args:
+            references: Ids, or ``MemoryContext.references`` of an earlier search.
+        """
+        cubes = self._layers.chat.live(self._principal, references)
+        return context_of_named(cubes, self._layers.scheduler, self._layers.engine)
 
     def get(self, cube_id: str) -> MemCube:
         """Return a memory by id, in any state."""
@@ -416,6 +418,7 @@ class Scope:
     aforget = in_thread(forget)
     asearch = in_thread(search)
     acontext = in_thread(context)
+    acontext_of = in_thread(context_of)
     aget = in_thread(get)
     alist = in_thread(list)
     acount = in_thread(count)

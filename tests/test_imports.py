@@ -20,12 +20,12 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids"),
-    ("cube", "records", "render"),
+    ("cube", "references", "records", "render"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
     ("operation",),
     ("interface",),
-    ("binding", "scope", "memos"),
+    ("binding", "conversation", "scope", "memos"),
 )
 """Rooms of memos_core, lowest first: a module imports from its own layer and from those before it."""
 
