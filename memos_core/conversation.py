@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from memos_core.cube import normalised
 from memos_core.errors import InvalidInput, InvalidMemory, InvalidName
 from memos_core.interface.context import MemoryContext
+from memos_core.interface.exchange import chat_turns
 from memos_core.principal import check_name
 from memos_core.records import InjectionPlan, Message, Outcome, Receipt, Turn
 from memos_core.scope import Scope
@@ -64,7 +65,7 @@ class Conversation:
         asked = [message.content for message in messages if message.role == "user" and message.content.strip()]
         if not asked:
             return MemoryContext(text="", hits=(), plan=InjectionPlan(inject="text"), tokens=0)
-        return self.scope.context(asked[-1].strip(), k=k, max_tokens=max_tokens, besides=said)
+        return self.scope.context(asked[-1].strip(), k=k, max_tokens=max_tokens, known=said)
 
     def record(self, messages: Sequence[Message], *, recalled: Sequence[str] = ()) -> list[Receipt]:
         """Keep what was said, in one transaction, and return a receipt for each turn that could be one.
@@ -77,23 +78,9 @@ class Conversation:
             VaultError: The vault refused; nothing of it is stored, and it can be recorded again.
         """
         held = {normalised(memory.cube.text) for memory in self.scope.context_of(recalled).plan.memories}
-        turns = [
-            self.turn(message)
-            for message in messages
-            if message.role in SPOKEN[self.remember] and message.content.strip()
-        ]
+        said = [message for message in messages if message.role in SPOKEN[self.remember]]
+        turns = chat_turns(said, user=self.scope.user, session=self.session)
         return self.add([turn for turn in turns if normalised(turn.text) not in held])
-
-    def turn(self, message: Message) -> Turn:
-        """Return one message as what is to be kept of it."""
-        replied = message.role == "assistant"
-        return Turn(
-            text=message.content,
-            speaker="assistant" if replied else self.scope.user,
-            role=message.role,
-            kind="reply" if replied else "turn",
-            session=self.session,
-        )
 
     @property
     def session(self) -> str | None:

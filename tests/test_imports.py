@@ -20,7 +20,8 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids"),
-    ("cube", "references", "records", "render"),
+    ("tools", "references"),
+    ("cube", "records", "render"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
     ("operation",),

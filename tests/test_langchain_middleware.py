@@ -154,15 +154,10 @@ def test_an_answer_that_only_repeats_memory_is_not_stored_as_new(memos: MemOS, a
     assert texts(ada.list())[HELD:] == [QUESTION]
 
 
-def test_a_block_of_memory_that_comes_back_is_rejected_with_a_reason(memos: MemOS, ada: Scope) -> None:
-    saver = InMemorySaver()
+def test_a_block_of_memory_that_comes_back_is_not_stored(memos: MemOS, ada: Scope) -> None:
     parrot = f"Here is all I know. {HEADING}\n- My cat is called Biscuit."
-    agent = create_agent(scripted(parrot), middleware=[MemosMiddleware(memos)], checkpointer=saver)
-    agent.invoke(said(QUESTION), on("1"))
-    state = agent.get_state(on("1")).values
-    assert len(state["memos_remembered"]) == 1
-    assert "recalled memory" in state["memos_rejected"][0]
-    assert ada.count() == HELD + 1
+    create_agent(scripted(parrot), middleware=[MemosMiddleware(memos)]).invoke(said(QUESTION), on("1"))
+    assert texts(ada.list())[HELD:] == [QUESTION]
 
 
 def test_a_turn_that_cannot_be_a_memory_costs_no_other_its_place(memos: MemOS) -> None:
