@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import functools
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from pydantic import JsonValue
 
+from memos_core.collection import Collection, open_collection
 from memos_core.cube import MemCube, MemoryType, State
+from memos_core.embedding.base import Embedder
 from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
@@ -43,31 +44,17 @@ from memos_core.records import (
     TurnFields,
     VersionRecord,
 )
+from memos_core.twins import in_thread
 
 if TYPE_CHECKING:
     from memos_core.memos import Layers
 
 __all__ = ["Scope"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 
 HOSTED_WINDOW = 8192
 """Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
-
-
-def in_thread(method: Callable[Concatenate[Scope, P], R]) -> Callable[Concatenate[Scope, P], Coroutine[Any, Any, R]]:
-    """Return the async twin of ``method``: the same call on a worker thread."""
-
-    @functools.wraps(method)
-    async def twin(self: Scope, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
-
-    twin.__name__ = f"a{method.__name__}"
-    twin.__qualname__ = f"Scope.a{method.__name__}"
-    return twin
 
 
 class Scope:
@@ -186,10 +173,39 @@ class Scope:
         """Erase a memory (or several), all its versions and everything made from it. There is no way back."""
         cube_ids = [cube_id] if isinstance(cube_id, str) else list(dict.fromkeys(cube_id))
         erasure = self._layers.lifecycle.forget(self._principal, cube_ids)
+        self._forgotten(erasure)
+        return erasure
+
+    def _forgotten(self, erasure: Erasure) -> None:
         for engine in list(self._layers.engines):
             engine.drop(self._layers.activations(self._principal, ()).owner, erasure.derived_ids)
         self._emit("memory.forgotten", erasure.cube_ids)
-        return erasure
+
+    def collection(
+        self,
+        name: str,
+        *,
+        embedder: Embedder | str | None = None,
+        dimension: int | None = None,
+        metric: Literal["cosine", "dot"] = "cosine",
+    ) -> Collection:
+        """Return a collection of documents of this scope, beside its memories; it exists from the first document on.
+
+        Args:
+            name: Its name within this scope.
+            embedder: Makes its vectors, by default as those of memories; a name: the caller brings vectors made so.
+            dimension: Length of vectors that the caller brings; None: that of the first.
+            metric: ``cosine``, or ``dot`` for vectors whose length means something.
+        """
+        return open_collection(
+            self._layers,
+            self._principal,
+            name,
+            embedder=embedder,
+            dimension=dimension,
+            metric=metric,
+            forgotten=self._forgotten,
+        )
 
     # Read
 
