@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Lines into a file that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["write_lines"]
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
-    """Write ``lines`` to a file as UTF-8, in place of what it held, and return how many there were.
+    """Write ``lines`` to ``path`` as UTF-8 and return how many there were.
 
     Raises:
-        VaultWriteFailed: The disk refused; the file is what it was before.
+        VaultWriteFailed: The disk refused; what was there before is untouched.
     """
     target = Path(path)
     written = 0
