@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memos_core.binding import Binding, resolve_scope
     from memos_core.collection import Collection
+    from memos_core.conversation import Conversation, Remember
     from memos_core.cube import MemCube, MemoryType, State
     from memos_core.documents import Document, DocumentHit, DocumentPage
     from memos_core.embedding import Embedder
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from memos_core.events import Event
     from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
     from memos_core.infrastructure.governance import Limits
+    from memos_core.infrastructure.vault import Job, JobState
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.reader import as_messages
     from memos_core.memos import MemOS
+    from memos_core.operation.jobs import JobSettings
     from memos_core.records import (
         Erasure,
         Hit,
@@ -56,6 +59,7 @@ HOMES = {
     "AnyOf": "memos_core.filters",
     "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
+    "Conversation": "memos_core.conversation",
     "Collection": "memos_core.collection",
     "Compare": "memos_core.filters",
     "Document": "memos_core.documents",
@@ -69,6 +73,9 @@ HOMES = {
     "Hit": "memos_core.records",
     "Inject": "memos_core.records",
     "InjectionPlan": "memos_core.records",
+    "Job": "memos_core.infrastructure.vault",
+    "JobSettings": "memos_core.operation.jobs",
+    "JobState": "memos_core.infrastructure.vault",
     "Limits": "memos_core.infrastructure.governance",
     "MemCube": "memos_core.cube",
     "MemOS": "memos_core.memos",
@@ -81,6 +88,7 @@ HOMES = {
     "Page": "memos_core.records",
     "Placement": "memos_core.records",
     "Receipt": "memos_core.records",
+    "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
@@ -102,6 +110,7 @@ __all__ = [
     "ChatOptions",
     "Collection",
     "Compare",
+    "Conversation",
     "Document",
     "DocumentHit",
     "DocumentPage",
@@ -113,6 +122,9 @@ __all__ = [
     "Hit",
     "Inject",
     "InjectionPlan",
+    "Job",
+    "JobSettings",
+    "JobState",
     "Limits",
     "MemCube",
     "MemOS",
@@ -125,6 +137,7 @@ __all__ = [
     "Page",
     "Placement",
     "Receipt",
+    "Remember",
     "Reply",
     "ReplyChunk",
     "Scope",

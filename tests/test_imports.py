@@ -20,13 +20,13 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids", "twins"),
-    ("tools",),
+    ("tools", "references"),
     ("cube", "records", "render", "documents", "filters"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
     ("operation",),
     ("interface",),
-    ("binding", "collection", "scope", "memos"),
+    ("binding", "collection", "conversation", "delegation", "bound", "scope", "memos"),
 )
 """Rooms of memos_core, lowest first: a module imports from its own layer and from those before it."""
 
