@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from memos_core.scope import Scope
+    from memos_core.tools import ToolCall
 
 __version__ = "0.1.0"
 
@@ -73,6 +74,7 @@ HOMES = {
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
+    "ToolCall": "memos_core.tools",
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
     "as_messages": "memos_core.interface.reader",
@@ -106,6 +108,7 @@ __all__ = [
     "ReplyChunk",
     "Scope",
     "State",
+    "ToolCall",
     "Turn",
     "Usage",
     "__version__",

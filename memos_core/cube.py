@@ -293,6 +293,7 @@ class ParametricPayload(Frozen):
         fingerprint: Digest of the base model that it fits.
         model: Name of the model, for people.
         peft_config: Content of ``adapter_config.json``.
+        scope: The tokens that it acts on: ``tail``, those behind the memory prefix, or ``full``, all.
     """
 
     type: Literal[MemoryType.PARAMETRIC] = MemoryType.PARAMETRIC
@@ -300,6 +301,7 @@ class ParametricPayload(Frozen):
     fingerprint: str
     model: str
     peft_config: Mapping[str, Any] = Field(default_factory=dict)
+    scope: Literal["tail", "full"] = "tail"
 
 
 Payload = Annotated[PlaintextPayload | ActivationPayload | ParametricPayload, Field(discriminator="type")]

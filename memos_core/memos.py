@@ -25,6 +25,7 @@ from memos_core.operation.activations import ScopeActivations
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import Fusion, MemOperator, passages_of
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -43,6 +44,7 @@ class Layers:
     chat: ChatPipeline
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+    transforms: MemTransform
     emit: EventHook
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
@@ -221,7 +223,9 @@ def wire(
     scheduler = scheduler or MemScheduler()
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
-        return ScopeActivations(vault, governance, principal, sources, ids=ids, emit=emit)
+        return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
+
+    transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
 
     chat = ChatPipeline(
         engine=engine,
@@ -234,4 +238,6 @@ def wire(
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
-    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, engines)
+    return Layers(
+        vault, governance, operator, scheduler, lifecycle, chat, engine, activations, transforms, emit, engines
+    )

@@ -11,9 +11,11 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from memos_core.cube import Header, MemCube, MemoryType, Moment, Sensitivity, Trust
+from memos_core.tools import ToolCall, as_calls
 
 __all__ = [
     "Erasure",
+    "FinishReason",
     "Hit",
     "Inject",
     "InjectionPlan",
@@ -102,6 +104,15 @@ class Message(BaseModel):
 
     role: str
     content: str
+
+    @property
+    def called(self) -> tuple[ToolCall, ...]:
+        """The calls that the message asks for, from OpenAI's ``tool_calls``.
+
+        Raises:
+            InvalidInput: ``tool_calls`` is malformed.
+        """
+        return as_calls((self.model_extra or {}).get("tool_calls"))
 
 
 class Outcome(StrEnum):
@@ -321,6 +332,9 @@ class Usage:
     total_seconds: float = 0.0
 
 
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the model answered.
@@ -329,13 +343,16 @@ class Reply:
         text: The answer.
         usage: What it took.
         plan: What memory did in it, and why.
-        finish_reason: ``stop`` (end of turn or a stop string) or ``length``.
+        finish_reason: ``stop`` (end of turn or a stop string), ``length`` (the limit cut it, or made a structured
+            answer close early) or ``tool_calls``.
+        tool_calls: The tools that the model calls; their JSON is no part of ``text``.
     """
 
     text: str
     usage: Usage
     plan: InjectionPlan
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: FinishReason = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text

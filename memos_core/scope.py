@@ -10,31 +10,30 @@ import builtins
 import functools
 import hashlib
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from memos_core.cube import MemCube, MemoryType, State
 from memos_core.engine.base import Engine, EngineRequest
-from memos_core.errors import InvalidInput, NotYetAvailable, VaultWriteFailed
+from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.vault import UsageDelta
+from memos_core.interface.arguments import TypeName, memory_call, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
-from memos_core.interface.context import MemoryContext
+from memos_core.interface.context import MemoryContext, build_context
+from memos_core.interface.exchange import chat_turns
+from memos_core.interface.exporting import write_lines
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.operator import found
-from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
 from memos_core.records import (
     Erasure,
     Hit,
-    MemoryCall,
     Message,
     Page,
     Receipt,
@@ -44,7 +43,6 @@ from memos_core.records import (
     TurnFields,
     VersionRecord,
 )
-from memos_core.render import render_block
 
 if TYPE_CHECKING:
     from memos_core.memos import Layers
@@ -55,7 +53,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
-TypeName = Literal["plaintext", "activation", "parametric", "any"]
 
 HOSTED_WINDOW = 8192
 """Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
@@ -149,6 +146,18 @@ class Scope:
             self._emit("memory.added", committed)
         return receipts
 
+    def remember(
+        self, messages: Sequence[Message | Mapping[str, Any]], *, session: str | None = None, speaker: str | None = None
+    ) -> builtins.list[Receipt]:
+        """Remember what user and assistant say in a chat: text that is neither empty nor recalled memory itself.
+
+        Args:
+            messages: OpenAI-style. Those of other roles are passed over. A message's ``name`` is its speaker.
+            session: Conversation that they belong to.
+            speaker: Who speaks as the assistant, if not just ``assistant``.
+        """
+        return self._add(chat_turns(messages, user=self.user, assistant=speaker, session=session, at=self._now()))
+
     def update(self, cube_id: str, text: str) -> Receipt:
         """Give a memory a new text, as its next version."""
         return self._layers.lifecycle.update(self._principal, cube_id, text)
@@ -205,28 +214,43 @@ class Scope:
         Raises:
             InvalidInput: The query is empty, k is not positive, or a filter is unknown.
         """
-        try:
-            call = MemoryCall(query=query, k=k, filters=filters or {}, before=before, as_of=as_of)
-        except ValidationError as error:
-            raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+        call = memory_call(query=query, k=k, filters=filters or {}, before=before, as_of=as_of)
         hits = self._layers.operator.search(self._principal, call)
-        self._count_reads([hit.cube.id for hit in hits])
-        self._emit("memory.searched", tuple(hit.cube.id for hit in hits))
+        self._searched(hits)
         return hits
 
-    def context(self, query: str, *, max_tokens: int | None = None, k: int = 12) -> MemoryContext:
+    def context(
+        self,
+        query: str,
+        *,
+        max_tokens: int | None = None,
+        k: int = 12,
+        known: Sequence[str] = (),
+        keep: Sequence[str] = (),
+    ) -> MemoryContext:
         """Return the best memories for ``query`` as text that fits ``max_tokens``, for a model that you call.
 
         Tokens are counted by the engine's tokenizer, or tiktoken's where there is no engine.
+
+        Args:
+            query: What is asked.
+            max_tokens: Size of the text at most.
+            k: Most memories that are new to the conversation.
+            known: Texts that the prompt holds already: what says the same is left out.
+            keep: Ids of memories that the conversation was given before. They stay in the room that is left, as long
+                as they can be seen, so that the prompt begins alike from turn to turn.
         """
         engine = self._layers.engine
         count = engine.count_tokens if engine else hosted_counter()
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        hits = self.search(query, k=k)
-        plan = self._layers.scheduler.plan(hits, inject="text", budget_tokens=max_tokens, count_tokens=count)
-        text = render_block([memory.cube for memory in plan.memories]).text
-        return MemoryContext(text=text, hits=tuple(hits), plan=plan, tokens=count(text) if text else 0)
+        call = memory_call(query=query, k=k, max_tokens=max_tokens)
+        layers = self._layers
+        found = build_context(
+            layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep
+        )
+        self._searched(found.hits)
+        return found
 
     def get(self, cube_id: str) -> MemCube:
         """Return a memory by id, in any state."""
@@ -297,26 +321,7 @@ class Scope:
         Raises:
             VaultWriteFailed: The disk refused.
         """
-        target = Path(path)
-        written = 0
-        try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-            ) as file:
-                temporary = Path(file.name)
-                try:
-                    for cube in self._all():
-                        file.write(cube.to_json() + "\n")
-                        written += 1
-                    file.flush()
-                    os.fsync(file.fileno())
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
-            temporary.replace(target)
-        except OSError as error:
-            raise VaultWriteFailed(f"cannot write {target}: {error}") from error
-        return written
+        return write_lines(path, (cube.to_json() for cube in self._all()))
 
     def _all(self) -> Iterator[MemCube]:
         cursor = None
@@ -348,16 +353,9 @@ class Scope:
             raise NotYetAvailable("LoRA adapters from memories come in a later release")
         if to != "activation":
             raise InvalidInput(f"to must be 'activation', not {to!r}")
-        engine = self._layers.chat.engine
         cube_ids = [cube_id] if isinstance(cube_id, str) else list(cube_id)
-        if not cube_ids:
-            raise InvalidInput("name at least one memory")
-        cubes = canonical_order(self._layers.chat.named(self._principal, cube_ids))
-        store = self._layers.activations(self._principal, cubes)
-        derived = store.publish(engine.prefill(render_block(cubes), store))
-        if derived is None:
-            raise InvalidInput("the memories changed while their KV was computed, or the quota is reached; try again")
-        return self.get(derived)
+        engine = self._layers.chat.engine
+        return self.get(self._layers.transforms.transform(self._principal, engine, cube_ids, MemoryType(to)))
 
     def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask the engine's model, with memory. See ``ChatOptions`` for the options.
@@ -407,6 +405,7 @@ class Scope:
 
     aadd = in_thread(add)
     aadd_many = in_thread(add_many)
+    aremember = in_thread(remember)
     aupdate = in_thread(update)
     arollback = in_thread(rollback)
     afreeze = in_thread(freeze)
@@ -432,32 +431,10 @@ class Scope:
     def _now(self) -> datetime:
         return self._layers.governance.clock.now()
 
-    def _count_reads(self, cube_ids: Sequence[str]) -> None:
+    def _searched(self, hits: Sequence[Hit]) -> None:
+        cube_ids = tuple(hit.cube.id for hit in hits)
         self._layers.lifecycle.count(cube_ids, UsageDelta(reads=1, last_used=self._now()))
+        self._emit("memory.searched", cube_ids)
 
     def _emit(self, name: str, cube_ids: tuple[str, ...]) -> None:
         self._layers.emit(Event(name, self._now(), self._principal.namespace, cube_ids, {"count": len(cube_ids)}))
-
-
-def memory_types(name: str) -> tuple[MemoryType, ...] | None:
-    """Return the types that a name stands for; None: all.
-
-    Raises:
-        InvalidInput: There is no such type.
-    """
-    if name == "any":
-        return None
-    if name not in set(MemoryType):
-        raise InvalidInput(f"type must be any, {', '.join(MemoryType)}; not {name!r}")
-    return (MemoryType(name),)
-
-
-def memory_state(name: State | str) -> State:
-    """Return the state of that name.
-
-    Raises:
-        InvalidInput: There is no such state.
-    """
-    if name not in set(State):
-        raise InvalidInput(f"state must be {', '.join(State)}; not {name!r}")
-    return State(name)

@@ -20,6 +20,7 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids"),
+    ("tools",),
     ("cube", "records", "render"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),

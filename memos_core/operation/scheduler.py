@@ -34,15 +34,23 @@ class MemScheduler:
         self.preference = preference or ReusePreference()
 
     def plan(
-        self, hits: Sequence[Hit], *, inject: Inject, budget_tokens: int, count_tokens: CountTokens
+        self,
+        hits: Sequence[Hit],
+        *,
+        inject: Inject,
+        budget_tokens: int,
+        count_tokens: CountTokens,
+        keep: Sequence[MemCube] = (),
     ) -> InjectionPlan:
-        """Return the plan for what a search found."""
+        """Return the plan for what a search found, and for what is to stay of ``keep`` in the room that is left."""
         if inject == "off":
             return InjectionPlan(inject=inject, notes=("memory is off",))
         candidates = [candidate(hit, count_tokens) for hit in hits]
-        heading = count_tokens(NOTES_V1.heading) if candidates else 0
-        chosen = self.selection.select(candidates, max(0, budget_tokens - heading))
-        ordered = sorted(chosen.candidates, key=lambda item: age(item.cube))
+        heading = count_tokens(NOTES_V1.heading) if candidates or keep else 0
+        room = max(0, budget_tokens - heading)
+        chosen = self.selection.select(candidates, room)
+        kept = staying(keep, chosen.candidates, room, count_tokens)
+        ordered = sorted((*chosen.candidates, *kept), key=lambda item: age(item.cube))
         return InjectionPlan(
             inject=inject,
             memories=tuple(self.planned(item, inject) for item in ordered),
@@ -62,6 +70,21 @@ class MemScheduler:
     def planned(self, item: Candidate, inject: Inject) -> PlannedMemory:
         placement, reason = self.preference.prefer(item.cube, inject)
         return PlannedMemory(item.cube, item.tokens, placement, f"{item.why}; {reason}")
+
+
+def staying(
+    keep: Sequence[MemCube], chosen: Sequence[Candidate], room: int, count_tokens: CountTokens
+) -> list[Candidate]:
+    """Return what stays of ``keep``, in the order given, in the room that the chosen ones leave."""
+    left = room - sum(item.tokens for item in chosen)
+    held = {item.cube.id for item in chosen}
+    kept = []
+    for cube in keep:
+        tokens = line_tokens(cube, count_tokens)
+        if cube.id not in held and tokens <= left:
+            kept.append(Candidate(cube, tokens, 0.0, "recalled earlier in this conversation"))
+            left -= tokens
+    return kept
 
 
 def age(cube: MemCube) -> tuple[datetime, str]:
