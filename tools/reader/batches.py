@@ -210,7 +210,9 @@ class Notes:
 
     def supervise(self, row: Row, question: str, asked: list[int], said: list[int]) -> None:
         """Adds the looks of a question whose answer stands once in the notes, in a line that names its subject."""
-        found = [(line, at) for line, (start, end) in enumerate(self.lines) for at in places(self.ids, said, start, end)]
+        found = [
+            (line, at) for line, (start, end) in enumerate(self.lines) for at in places(self.ids, said, start, end)
+        ]
         if len(found) != 1:
             return
         line, at = found[0]

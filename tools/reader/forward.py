@@ -12,9 +12,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
+from .batches import Looks
+
 
 def _attend(
-    layer: LlamaDecoderLayer, hidden: Tensor, turn: tuple[Tensor, Tensor], split: int, mask: Tensor, keep: list[Tensor]
+    layer: LlamaDecoderLayer,
+    hidden: Tensor,
+    turn: tuple[Tensor, Tensor],
+    *,
+    split: int,
+    mask: Tensor,
+    keep: list[Tensor],
 ) -> Tensor:
     """Applies the attention of one layer; leaves its queries and keys in ``keep``."""
     inner = layer.self_attn
@@ -39,6 +47,7 @@ def hidden_states(
     model: LlamaForCausalLM,
     ids: Tensor,
     positions: Tensor,
+    *,
     split: int,
     mask: Tensor,
     seen: dict[int, list[Tensor]] | None = None,
@@ -61,24 +70,22 @@ def hidden_states(
     turn = core.rotary_emb(hidden, positions)
     for place, layer in enumerate(core.layers):
         keep = seen[place] if seen and place in seen else []
-        hidden = hidden + _attend(layer, layer.input_layernorm(hidden), turn, split, mask, keep)
+        hidden = hidden + _attend(layer, layer.input_layernorm(hidden), turn, split=split, mask=mask, keep=keep)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return core.norm(hidden)
 
 
-def look_loss(query: Tensor, key: Tensor, batch_rows: Tensor, columns: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
+def look_loss(query: Tensor, key: Tensor, looks: Looks, allowed: Tensor) -> Tensor:
     """Mean of minus the logarithm of the attention that falls on the targets.
 
     Args:
         query: Queries of one head, ``[batch, width, head_dim]``, rotated.
         key: Keys of the head, likewise.
-        batch_rows: Row of each look, ``[looks]``.
-        columns: Column of each look, ``[looks]``.
-        targets: Columns to look at, ``[looks, width]``.
-        allowed: Columns that each may see, ``[looks, width]``.
+        looks: Where attention should go.
+        allowed: Columns that each look may see, ``[looks, width]``.
     """
-    asking = query[batch_rows, columns]
-    scores = torch.einsum("ld,lwd->lw", asking, key[batch_rows]) * key.shape[-1] ** -0.5
+    asking = query[looks.rows, looks.columns]
+    scores = torch.einsum("ld,lwd->lw", asking, key[looks.rows]) * key.shape[-1] ** -0.5
     scores = scores.masked_fill(~allowed, float("-inf"))
-    wanted = scores.masked_fill(~targets, float("-inf"))
+    wanted = scores.masked_fill(~looks.targets, float("-inf"))
     return (scores.logsumexp(-1) - wanted.logsumexp(-1)).mean()

@@ -243,7 +243,7 @@ def loss_and_looks(
     model: LlamaForCausalLM, batch: Batch, seen: dict[int, list[Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes what ``batch_loss`` does, and leaves queries and keys of the layers of ``seen`` there."""
-    hidden = hidden_states(model, batch.ids, batch.positions, batch.split, batch.mask, seen)
+    hidden = hidden_states(model, batch.ids, batch.positions, split=batch.split, mask=batch.mask, seen=seen)
     chosen = batch.labels != IGNORED
     logits = model.lm_head(hidden[chosen])
     labels = batch.labels[chosen]
@@ -262,7 +262,7 @@ def supervised_attention(batch: Batch, seen: dict[int, list[Tensor]]) -> Tensor:
         late = looks.columns >= batch.split
         allowed[late] = batch.mask[looks.rows[late], 0, looks.columns[late] - batch.split]
         query, key = seen[layer]
-        losses.append(look_loss(query[:, head], key[:, head], looks.rows, looks.columns, looks.targets, allowed))
+        losses.append(look_loss(query[:, head], key[:, head], looks, allowed))
     return torch.stack(losses)
 
 
@@ -341,7 +341,8 @@ class Trainer:
         now.tokens += batch.ids.numel()
         return (
             f"step {now.step} stage {stage}/{now.stage} loss {loss:.3f} token {accuracy:.3f} "
-            f"exact {exact_share(right, answers):.3f} gather {attention[0]:.2f} point {attention[1]:.2f} running {now.accuracy:.3f} echo {now.echo:.2f} "
+            f"exact {exact_share(right, answers):.3f} gather {attention[0]:.2f} point {attention[1]:.2f} "
+            f"running {now.accuracy:.3f} echo {now.echo:.2f} "
             f"tokens {now.tokens} shape {tuple(batch.ids.shape)}"
         )
 

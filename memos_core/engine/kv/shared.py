@@ -103,6 +103,11 @@ class SharedPrefixCache(Cache):  # type: ignore[misc]  # transformers is untyped
         Cache.__init__(made, layers=[SharedPrefixLayer(layer.keys, layer.values) for layer in cache.layers])
         return made
 
+    def crop_to(self, length: int) -> None:
+        """Forget the tail's positions from ``length`` on, which is at least the length of the prefix."""
+        for layer in self.layers:
+            layer.held = min(layer.held, length - int(layer.prefix[0].shape[-2]))
+
 
 def empty(like: torch.Tensor, room: int) -> torch.Tensor:
     batch, heads, _, dim = like.shape
