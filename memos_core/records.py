@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from memos_core.cube import Header, MemCube, MemoryType, Moment, Sensitivity, Trust
+from memos_core.references import Reference
 from memos_core.tools import ToolCall, as_calls
 
 __all__ = [
@@ -264,6 +265,7 @@ class PlannedMemory:
         preferred: How the scheduler would have it enter.
         placed: How it did enter; None until the engine has resolved the plan.
         reason: Why it was chosen and why it was placed so.
+        passage: The characters of a long memory that ``cube`` holds; None: the whole.
     """
 
     cube: MemCube
@@ -271,10 +273,16 @@ class PlannedMemory:
     preferred: Placement
     reason: str
     placed: Placement | None = None
+    passage: tuple[int, int] | None = None
 
     @property
     def cube_id(self) -> str:
         return self.cube.id
+
+    @property
+    def reference(self) -> str:
+        """What ``memory_ids`` of a chat takes to have the same text again."""
+        return str(Reference(self.cube.id, self.passage))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, get_args
 
-from memos_core.cube import MemCube
+from memos_core.cube import MemCube, State
 from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
 from memos_core.engine.grammar import answer_grammar
 from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
@@ -18,9 +18,10 @@ from memos_core.interface.exchange import chat_turns
 from memos_core.interface.reader import MemReader, as_messages
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
-from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.scheduler import MemScheduler, excerpt
 from memos_core.principal import Principal
 from memos_core.records import Inject, InjectionPlan, Message, Placement, Reply
+from memos_core.references import Reference
 from memos_core.render import render_block
 from memos_core.tools import as_tool_choice, as_tools
 
@@ -48,7 +49,7 @@ class ChatOptions(TypedDict, total=False):
             cut in the middle: where ``max_tokens`` comes near it is closed early, ``finish_reason`` is ``length`` and
             the plan says so. Objects hold the properties that the schema names and no others, unless it allows others
             explicitly. With tools that may be called, the reply is such JSON or a call.
-        memory_ids: Use exactly these memories instead of searching.
+        memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one.
         adapter: A parametric memory to apply; raises NotYetAvailable.
         inject: ``off``, ``text``, ``kv``, ``lora`` or ``auto`` (default).
         remember: Store the last user message and the reply as memories. Default False: a chat stores nothing.
@@ -200,15 +201,31 @@ class ChatPipeline:
         hits = self.operator.search(principal, asked) if asked else []
         return self.scheduler.plan(hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens)
 
-    def named(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
-        """Return the cubes of these ids, which must all be visible and text."""
+    def named(self, principal: Principal, references: Sequence[str]) -> list[MemCube]:
+        """Return the cubes that are named, which must all be visible and text; of a passage, the excerpt."""
         visibility = self.governance.visibility(principal)
+        wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         with self.operator.vault.read() as session:
-            cubes = [found(session.cube(visibility, cube_id), cube_id) for cube_id in dict.fromkeys(cube_ids)]
+            cubes = [found(session.cube(visibility, item.cube_id), item.cube_id) for item in wanted]
         for cube in cubes:
             if cube.payload.type != "plaintext":
                 raise InvalidInput(f"memory {cube.id} is {cube.type}; name the plaintext memories it was made from")
-        return cubes
+        passages = [item.passage for item in wanted]
+        return [excerpt(cube, *at) if at else cube for cube, at in zip(cubes, passages, strict=True)]
+
+    def live(self, principal: Principal, references: Sequence[str]) -> list[tuple[Reference, MemCube]]:
+        """Return those of the named memories that may be used now; of a passage, the excerpt."""
+        visibility = self.governance.visibility(principal)
+        wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
+        if not wanted:
+            return []
+        with self.operator.vault.read() as session:
+            cubes = [(item, session.cube(visibility, item.cube_id)) for item in wanted]
+        return [
+            (item, excerpt(cube, *item.passage) if item.passage else cube)
+            for item, cube in cubes
+            if cube is not None and cube.state is State.ACTIVE and cube.payload.type == "plaintext"
+        ]
 
     def finish(self, principal: Principal, messages: Sequence[Message], reply: Reply, *, remember: bool) -> None:
         """Count what was used and, if asked, remember the exchange."""
