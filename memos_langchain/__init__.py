@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from memos_langchain.chat_models import ChatMemos
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
+    from memos_langchain.tools import create_memory_tools
 
 HOMES = {
     "ChatMemos": "chat_models",
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
+    "create_memory_tools": "tools",
 }
 
-__all__ = ["ChatMemos", "MemosMiddleware", "MemosRetriever"]
+__all__ = ["ChatMemos", "MemosMiddleware", "MemosRetriever", "create_memory_tools"]
 
 
 def __getattr__(name: str) -> Any:
