@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from memos_core.infrastructure.governance import Limits
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
+    from memos_core.interface.items import Items
     from memos_core.interface.reader import as_messages
+    from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.items import ItemIndex
     from memos_core.records import (
         Erasure,
         Hit,
@@ -50,15 +53,23 @@ __version__ = "0.1.0"
 HOMES = {
     "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
+    "DeleteItem": "memos_core.item",
     "Embedder": "memos_core.embedding",
     "Engine": "memos_core.engine",
     "Erasure": "memos_core.records",
     "Event": "memos_core.events",
+    "FindItems": "memos_core.item",
+    "FoundItem": "memos_core.item",
+    "GetItem": "memos_core.item",
     "HFEngine": "memos_core.engine",
     "Hit": "memos_core.records",
     "Inject": "memos_core.records",
     "InjectionPlan": "memos_core.records",
+    "Item": "memos_core.item",
+    "ItemIndex": "memos_core.operation.items",
+    "Items": "memos_core.interface.items",
     "Limits": "memos_core.infrastructure.governance",
+    "ListPaths": "memos_core.item",
     "MemCube": "memos_core.cube",
     "MemOS": "memos_core.memos",
     "MemoryContext": "memos_core.interface.context",
@@ -67,7 +78,9 @@ HOMES = {
     "Message": "memos_core.records",
     "Outcome": "memos_core.records",
     "Page": "memos_core.records",
+    "PathPattern": "memos_core.item",
     "Placement": "memos_core.records",
+    "PutItem": "memos_core.item",
     "Receipt": "memos_core.records",
     "Reply": "memos_core.records",
     "ReplyChunk": "memos_core.records",
@@ -83,15 +96,23 @@ HOMES = {
 __all__ = [
     "Binding",
     "ChatOptions",
+    "DeleteItem",
     "Embedder",
     "Engine",
     "Erasure",
     "Event",
+    "FindItems",
+    "FoundItem",
+    "GetItem",
     "HFEngine",
     "Hit",
     "Inject",
     "InjectionPlan",
+    "Item",
+    "ItemIndex",
+    "Items",
     "Limits",
+    "ListPaths",
     "MemCube",
     "MemOS",
     "MemoryContext",
@@ -100,7 +121,9 @@ __all__ = [
     "Message",
     "Outcome",
     "Page",
+    "PathPattern",
     "Placement",
+    "PutItem",
     "Receipt",
     "Reply",
     "ReplyChunk",

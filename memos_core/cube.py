@@ -20,7 +20,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -37,6 +37,7 @@ __all__ = [
     "Governance",
     "Grant",
     "Header",
+    "ItemAddress",
     "Lineage",
     "Link",
     "MemCube",
@@ -154,6 +155,28 @@ class Retention(Frozen):
     ttl_seconds: float | None = Field(default=None, gt=0)
     expires_at: Moment | None = None
 
+    def renewed(self, now: datetime) -> Retention:
+        """Return this retention as if the cube had been committed ``now``."""
+        if self.ttl_seconds is None:
+            return self
+        return Retention(ttl_seconds=self.ttl_seconds, expires_at=now + timedelta(seconds=self.ttl_seconds))
+
+
+class ItemAddress(Frozen):
+    """Where an item lies: a cube whose text is a JSON value that is kept under a key (``Scope.items``).
+
+    Attributes:
+        path: Where it is, from the outside in.
+        key: Its name there; one live item of a scope has it.
+        fields: Which of its fields are searched by meaning; empty: none.
+        oldest: The first version that is kept.
+    """
+
+    path: tuple[str, ...]
+    key: str
+    fields: tuple[str, ...] = ()
+    oldest: int = Field(default=1, ge=1)
+
 
 class Descriptive(Frozen):
     """What a cube is.
@@ -172,6 +195,7 @@ class Descriptive(Frozen):
         language: BCP 47 tag, if known.
         tags: Free labels, in the order given, without repeats.
         links: Relations to other cubes.
+        item: Where it lies, if it is an item; None for every other memory.
     """
 
     id: str
@@ -187,6 +211,7 @@ class Descriptive(Frozen):
     language: str | None = None
     tags: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
+    item: ItemAddress | None = None
 
 
 class Governance(Frozen):

@@ -12,6 +12,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
     ├── CubeConflict (ValueError)              the change collides with another live cube
+    ├── QuotaReached (RuntimeError)            what is to be kept does not fit the namespace any more
     ├── NotYetAvailable (RuntimeError)         a public name whose work a later release brings
     ├── MissingExtra (ImportError)             an optional package is absent; names the pip command
     ├── EmbedderMismatch (ValueError)          a collection was made by another embedder
@@ -53,6 +54,7 @@ __all__ = [
     "MissingExtra",
     "ModelNotFound",
     "NotYetAvailable",
+    "QuotaReached",
     "ScopeConflict",
     "UnsupportedOption",
     "VaultBusy",
@@ -137,6 +139,10 @@ class CubeConflict(MemosError, ValueError):
         super().__init__(f"memory {cube_id} would become a duplicate of memory {other_id}")
         self.cube_id = cube_id
         self.other_id = other_id
+
+
+class QuotaReached(MemosError, RuntimeError):
+    """What is to be kept does not fit ``Limits.max_bytes`` of the namespace any more; nothing was written."""
 
 
 class NotYetAvailable(MemosError, RuntimeError):

@@ -20,8 +20,10 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.chat import ChatPipeline
+from memos_core.interface.items import Items
 from memos_core.interface.reader import MemReader
 from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.items import ItemIndex, ItemOperator
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import Fusion, MemOperator, passages_of
 from memos_core.operation.scheduler import MemScheduler
@@ -29,6 +31,9 @@ from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
 __all__ = ["Layers", "MemOS"]
+
+SHARED_ITEMS = ("memos", "items")
+"""Namespace of the items that belong to no user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Layers:
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     emit: EventHook
+    items: ItemOperator
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -129,6 +135,15 @@ class MemOS:
             InvalidName: A variable of the template has no value, or the result is malformed.
         """
         return Scope(self._layers, principal_of(namespace, values or {}))
+
+    def items(
+        self, *, namespace: Sequence[str] = SHARED_ITEMS, index: ItemIndex | None = None, history: bool = True
+    ) -> Items:
+        """Return a store of JSON values that belongs to no user but to the whole vault, or to ``namespace``.
+
+        ``Scope.items`` returns that of one user.
+        """
+        return self.scope_of(namespace).items(index=index, history=history)
 
     @property
     def engine(self) -> Engine | None:
@@ -234,4 +249,10 @@ def wire(
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
-    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, engines)
+
+    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
+        for one in list(engines):
+            one.drop(activations(principal, ()).owner, derived_ids)
+
+    items = ItemOperator(vault, governance, ids, erased)
+    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, items, engines)

@@ -20,7 +20,7 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids"),
-    ("cube", "records", "render"),
+    ("cube", "item", "records", "render"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
     ("operation",),
