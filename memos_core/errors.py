@@ -13,6 +13,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
     ├── CubeConflict (ValueError)              the change collides with another live cube
     ├── QuotaReached (RuntimeError)            what is to be kept does not fit the namespace any more
+    ├── GateFailed (RuntimeError)              another form of a memory is not good enough to serve; nothing was stored
     ├── NotYetAvailable (RuntimeError)         a public name whose work a later release brings
     ├── MissingExtra (ImportError)             an optional package is absent; names the pip command
     ├── EmbedderMismatch (ValueError)          a collection was made by another embedder
@@ -44,6 +45,7 @@ __all__ = [
     "EmbedderMismatch",
     "EngineError",
     "EngineMissing",
+    "GateFailed",
     "GenerationCancelled",
     "InjectionUnavailable",
     "InvalidFile",
@@ -143,6 +145,20 @@ class CubeConflict(MemosError, ValueError):
 
 class QuotaReached(MemosError, RuntimeError):
     """What is to be kept does not fit ``Limits.max_bytes`` of the namespace any more; nothing was written."""
+
+
+class GateFailed(MemosError, RuntimeError):
+    """Another form of a memory was made and is not good enough to serve. Nothing was stored; the text serves on.
+
+    Attributes:
+        pathway: How it was made.
+        failures: A sentence for each gate that failed, with its figure.
+    """
+
+    def __init__(self, pathway: str, failures: Sequence[str]) -> None:
+        super().__init__(f"{pathway} did not pass its gates, so the memory stays as it is: {'; '.join(failures)}")
+        self.pathway = pathway
+        self.failures = tuple(failures)
 
 
 class NotYetAvailable(MemosError, RuntimeError):

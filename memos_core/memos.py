@@ -27,6 +27,7 @@ from memos_core.operation.items import ItemIndex, ItemOperator
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import Fusion, MemOperator, passages_of
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -48,6 +49,7 @@ class Layers:
     chat: ChatPipeline
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+    transforms: MemTransform
     emit: EventHook
     items: ItemOperator
     engines: WeakSet[Engine]
@@ -236,7 +238,9 @@ def wire(
     scheduler = scheduler or MemScheduler()
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
-        return ScopeActivations(vault, governance, principal, sources, ids=ids, emit=emit)
+        return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
+
+    transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
 
     chat = ChatPipeline(
         engine=engine,
@@ -255,4 +259,6 @@ def wire(
             one.drop(activations(principal, ()).owner, derived_ids)
 
     items = ItemOperator(vault, governance, ids, erased)
-    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, items, engines)
+    return Layers(
+        vault, governance, operator, scheduler, lifecycle, chat, engine, activations, transforms, emit, items, engines
+    )

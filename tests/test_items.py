@@ -276,7 +276,12 @@ def test_paths_are_listed_by_pattern_and_depth(items):
         ({"n": {"$ne": 2}}, False),
         ({"n": {"$gt": 1, "$lt": 3}}, True),
         ({"n": {"$gte": 2.0, "$lte": 2}}, True),
-        ({"n": {"$gt": "1"}}, True),
+        ({"n": {"$gt": "1"}}, False),
+        ({"tags": {"$contains": "a"}}, True),
+        ({"tags": {"$all": ["a", "c"]}}, False),
+        ({"name": {"$text_match": "11"}}, True),
+        ({"missing": {"$is_empty": True}}, True),
+        ({"tags": {"$eq": ["a", "b"]}}, True),
         ({"missing": {"$gt": 0}}, False),
         ({"missing": {"$lte": 0}}, False),
         ({"missing": {"$ne": 1}}, True),
@@ -292,7 +297,7 @@ def test_paths_are_listed_by_pattern_and_depth(items):
         ({"deep": {"x": 2}}, False),
         ({"n": {"$in": [1, 2]}}, True),
         ({"n": {"$nin": [1, 2]}}, False),
-        ({"flag": {"$gt": 0}}, False),
+        ({"flag": {"$eq": True}}, True),
         ({}, True),
     ],
 )
@@ -315,6 +320,7 @@ def test_every_operator(wanted, expected):
         {"$gt": 1},
         {"n": {"$in": 3}},
         {"n": {"$gt": None}},
+        {"n": {"$gt": 1, "x": 2}},
         {"n": {"$exists": 1}},
         {"n": [{"$no": 1}]},
         "n",
@@ -394,10 +400,11 @@ def test_an_index_needs_an_embedder(open_memos):
     assert keys(scope.items().search(query="cat")) == ["k"]
 
 
-def test_items_move_to_another_embedder_by_their_fields(searched, memos, ada):
+def test_items_move_to_another_embedder_by_their_fields(searched, memos, open_memos):
+    newer = HashEmbedder(32, name="newer")
     searched.put(("a",), "k", {"text": "cat", "noise": "dog dog dog"})
-    assert memos.reembed("items", embedder=HashEmbedder(32, name="newer")) == 1
-    again = ada.items(index=ItemIndex(fields=("text",)))
+    assert memos.reembed("items", embedder=newer) == 1
+    again = open_memos(embedder=newer).scope(user="ada").items(index=ItemIndex(fields=("text",)))
     assert again.search(query="cat")[0].score == pytest.approx(1.0, abs=1e-5)
     memos.verify()
 

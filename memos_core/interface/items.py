@@ -5,7 +5,6 @@ Every method has an async twin, named with an ``a`` in front.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from memos_core.item import (
 )
 from memos_core.operation.item_writing import ItemTransaction
 from memos_core.operation.items import ItemHandle, ItemOperator, ItemPlan
+from memos_core.twins import in_thread
 
 __all__ = ["Items"]
 
@@ -156,7 +156,7 @@ class Items:
     ) -> builtins.list[Any]:
         """Answer what was planned, with the vectors that it needs; see ``batch``."""
         results = self._operator.commit(self._handle, plan, vectors, queries)
-        changed = tuple(result.cube_id for number, result in enumerate(results) if put(plan, number))
+        changed = tuple(result.cube_id for number, result in enumerate(results) if is_put(plan, number))
         if plan.changes:
             self._tell(changed)
         return results
@@ -179,56 +179,15 @@ class Items:
 
     # Async twins
 
-    async def aget(self, path: Path, key: str, *, refresh: bool = False) -> Item | None:
-        return await asyncio.to_thread(self.get, path, key, refresh=refresh)
-
-    async def aput(
-        self,
-        path: Path,
-        key: str,
-        value: JsonValue,
-        *,
-        ttl_seconds: float | None = None,
-        fields: Sequence[str] | None = None,
-    ) -> Item:
-        return await asyncio.to_thread(self.put, path, key, value, ttl_seconds=ttl_seconds, fields=fields)
-
-    async def adelete(self, path: Path, key: str) -> bool:
-        return await asyncio.to_thread(self.delete, path, key)
-
-    async def asearch(
-        self,
-        path: Path = (),
-        *,
-        query: str | None = None,
-        filter: Mapping[str, Any] | None = None,
-        limit: int = 10,
-        offset: int = 0,
-        refresh: bool = False,
-    ) -> builtins.list[FoundItem]:
-        wanted = FindItems(tuple(path), query, filter, limit, offset, refresh)
-        found: list[FoundItem] = (await self.abatch([wanted]))[0]
-        return found
-
-    async def apaths(
-        self,
-        *,
-        prefix: Path = (),
-        suffix: Path = (),
-        max_depth: int | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> builtins.list[tuple[str, ...]]:
-        return await asyncio.to_thread(
-            self.paths, prefix=prefix, suffix=suffix, max_depth=max_depth, limit=limit, offset=offset
-        )
-
-    async def abatch(self, operations: Sequence[ItemOperation]) -> builtins.list[Any]:
-        return await asyncio.to_thread(self.batch, operations)
-
-    async def asweep(self) -> int:
-        return await asyncio.to_thread(self.sweep)
+    aget = in_thread(get)
+    aput = in_thread(put)
+    adelete = in_thread(delete)
+    asearch = in_thread(search)
+    apaths = in_thread(paths)
+    abatch = in_thread(batch)
+    acommit = in_thread(commit)
+    asweep = in_thread(sweep)
 
 
-def put(plan: ItemPlan, number: int) -> bool:
+def is_put(plan: ItemPlan, number: int) -> bool:
     return number in plan.changes and isinstance(plan.operations[number], PutItem)

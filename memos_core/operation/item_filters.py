@@ -1,21 +1,14 @@
-"""Whether the value of an item holds what a filter asks for."""
+"""Whether an item holds what a filter asks for: the operators of ``memos_core.filters``, on nested values."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from memos_core.errors import InvalidInput
+from memos_core.filters import Compare
 
 __all__ = ["check_filter", "matches"]
-
-COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "$gt": operator.gt,
-    "$gte": operator.ge,
-    "$lt": operator.lt,
-    "$lte": operator.le,
-}
 
 MISSING: Any = object()
 
@@ -24,9 +17,8 @@ def matches(value: Any, wanted: Mapping[str, Any]) -> bool:
     """Tell whether each field that ``wanted`` names is as it says.
 
     A plain value means equal; a mapping without operators is compared member by member, a list element by element.
-    Operators, of which several may stand together: ``$eq``, ``$ne``; ``$gt``, ``$gte``, ``$lt``, ``$lte`` between two
-    numbers (also written as texts) or else two texts; ``$in``, ``$nin`` with a list; ``$exists`` with true or false.
-    A field that is missing equals None, and is neither greater nor less than anything.
+    Operators, of which several may stand together: those of ``memos_core.filters.Compare`` after a ``$``, and
+    ``$exists`` with true or false. A field that is missing equals None and is in no order to anything.
     """
     return isinstance(value, Mapping) and all(
         fits(value.get(name, MISSING), expected) for name, expected in wanted.items()
@@ -45,33 +37,19 @@ def fits(value: Any, expected: Any) -> bool:
 
 
 def applies(value: Any, name: str, operand: Any) -> bool:
-    if name in COMPARISONS:
-        return compares(value, operand, COMPARISONS[name])
-    if name in ("$eq", "$ne"):
+    if name == "$exists":
+        return (value is not MISSING) is operand
+    if name in ("$eq", "$ne"):  # between values of any shape
         return fits(value, operand) is (name == "$eq")
-    if name in ("$in", "$nin"):
-        return any(fits(value, one) for one in operand) is (name == "$in")
-    return (value is not MISSING) is bool(operand)
+    return comparison(name, operand).accepts({"": present(value)})
+
+
+def comparison(name: str, operand: Any) -> Compare:
+    return Compare("", name[1:], operand)  # type: ignore[arg-type]  # Compare checks the name
 
 
 def present(value: Any) -> Any:
     return None if value is MISSING else value
-
-
-def compares(value: Any, operand: Any, comparison: Callable[[Any, Any], bool]) -> bool:
-    numbers = (as_number(value), as_number(operand))
-    if None not in numbers:
-        return comparison(*numbers)
-    return isinstance(value, str) and isinstance(operand, str) and comparison(value, operand)
-
-
-def as_number(value: Any) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    try:
-        return float(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
 
 
 def check_filter(wanted: Mapping[str, Any]) -> None:
@@ -101,17 +79,14 @@ def check_expected(expected: Any) -> None:
         check_operator(name, operand)
 
 
-def check_operator(name: str, operand: Any) -> None:
-    if name in ("$in", "$nin"):
-        if not isinstance(operand, list | tuple | set | frozenset):
-            raise InvalidInput(f"{name} takes a list of values, not {operand!r}")
-    elif name == "$exists":
+def check_operator(name: Any, operand: Any) -> None:
+    if not isinstance(name, str) or not name.startswith("$"):
+        raise InvalidInput(f"{name!r} stands beside operators and is none")
+    if name == "$exists":
         if not isinstance(operand, bool):
             raise InvalidInput(f"$exists takes true or false, not {operand!r}")
-    elif name in COMPARISONS:
-        if as_number(operand) is None and not isinstance(operand, str):
+    elif name in ("$gt", "$gte", "$lt", "$lte"):
+        if isinstance(operand, bool) or not isinstance(operand, int | float | str):
             raise InvalidInput(f"{name} takes a number or a text, not {operand!r}")
-    elif name not in ("$eq", "$ne"):
-        raise InvalidInput(
-            f"unsupported operator {name!r}; known are $eq, $ne, $in, $nin, $exists, {', '.join(COMPARISONS)}"
-        )
+    else:
+        comparison(name, operand)

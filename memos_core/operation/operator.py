@@ -231,6 +231,12 @@ class MemOperator:
             cubes = session.cubes(conditions, ranked)
         return [parts.hit(cube, scores[cube.id], best.get(cube.id)) for cube in cubes]
 
+    def standing(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
+        """Return those of ``cube_ids``, in their order, that a search could find now: visible, active, valid."""
+        conditions = self.governance.search_filter(principal, MemoryCall(query="any"))
+        with self.vault.read() as session:
+            return session.cubes(conditions, list(dict.fromkeys(cube_ids)))
+
     def add_similarities(self, parts: Parts, conditions: SearchFilter, call: MemoryCall) -> None:
         """Add the similarities of the nearest passages, and of those that were found by words."""
         if self.vault.embedder is None:

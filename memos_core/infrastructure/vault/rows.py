@@ -112,10 +112,7 @@ def digest_of(text: str) -> str:
 
 def headers(cube: MemCube) -> tuple[str, str]:
     """Return the header as it is stored, and its digest. The counters live in a table of their own."""
-    value = cube.header.model_dump(mode="json", exclude={"behaviour"})
-    if value["descriptive"]["item"] is None:  # as headers were written before there were items
-        del value["descriptive"]["item"]
-    text = canonical_json(value).decode()
+    text = canonical_json(cube.header.model_dump(mode="json", exclude={"behaviour"})).decode()
     return text, digest_of(text)
 
 
@@ -136,6 +133,7 @@ def cube_row(cube: MemCube) -> dict[str, Any]:
         "uri": source.uri,
         "kind": descriptive.kind,
         "language": descriptive.language,
+        "collection": descriptive.collection,
         "at": micros(source.at),
         "created": micros(descriptive.created),
         "valid_from": micros(descriptive.valid_from),
@@ -186,9 +184,10 @@ def blob_of(cube: MemCube) -> str | None:
 
 
 def size_of(cube: MemCube) -> int:
-    """Return what a version counts towards a quota: its text in UTF-8, or its blob."""
+    """Return what a version counts towards a quota: its text and metadata in UTF-8, or its blob."""
     if isinstance(cube.payload, PlaintextPayload):
-        return len(cube.payload.text.encode())
+        metadata = cube.header.descriptive.metadata
+        return len(cube.payload.text.encode()) + (len(canonical_json(dict(metadata))) if metadata else 0)
     return cube.payload.blob.size_bytes
 
 
