@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memos_core.events import Event
     from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
     from memos_core.infrastructure.governance import Limits
+    from memos_core.infrastructure.vault import Job, JobState
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.items import Items
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
     from memos_core.operation.items import ItemIndex
+    from memos_core.operation.jobs import JobSettings
     from memos_core.records import (
         Erasure,
         Hit,
@@ -81,6 +83,9 @@ HOMES = {
     "Item": "memos_core.item",
     "ItemIndex": "memos_core.operation.items",
     "Items": "memos_core.interface.items",
+    "Job": "memos_core.infrastructure.vault",
+    "JobSettings": "memos_core.operation.jobs",
+    "JobState": "memos_core.infrastructure.vault",
     "Limits": "memos_core.infrastructure.governance",
     "ListPaths": "memos_core.item",
     "MemCube": "memos_core.cube",
@@ -137,6 +142,9 @@ __all__ = [
     "Item",
     "ItemIndex",
     "Items",
+    "Job",
+    "JobSettings",
+    "JobState",
     "Limits",
     "ListPaths",
     "MemCube",
