@@ -28,10 +28,15 @@ if TYPE_CHECKING:
     from memos_core.events import Event
     from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
     from memos_core.infrastructure.governance import Limits
+    from memos_core.infrastructure.vault import Job, JobState
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
+    from memos_core.interface.items import Items
     from memos_core.interface.reader import as_messages
+    from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.items import ItemIndex
+    from memos_core.operation.jobs import JobSettings
     from memos_core.records import (
         Erasure,
         Hit,
@@ -57,9 +62,10 @@ HOMES = {
     "AnyOf": "memos_core.filters",
     "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
-    "Conversation": "memos_core.conversation",
     "Collection": "memos_core.collection",
     "Compare": "memos_core.filters",
+    "Conversation": "memos_core.conversation",
+    "DeleteItem": "memos_core.item",
     "Document": "memos_core.documents",
     "DocumentHit": "memos_core.documents",
     "DocumentPage": "memos_core.documents",
@@ -67,11 +73,21 @@ HOMES = {
     "Engine": "memos_core.engine",
     "Erasure": "memos_core.records",
     "Event": "memos_core.events",
+    "FindItems": "memos_core.item",
+    "FoundItem": "memos_core.item",
+    "GetItem": "memos_core.item",
     "HFEngine": "memos_core.engine",
     "Hit": "memos_core.records",
     "Inject": "memos_core.records",
     "InjectionPlan": "memos_core.records",
+    "Item": "memos_core.item",
+    "ItemIndex": "memos_core.operation.items",
+    "Items": "memos_core.interface.items",
+    "Job": "memos_core.infrastructure.vault",
+    "JobSettings": "memos_core.operation.jobs",
+    "JobState": "memos_core.infrastructure.vault",
     "Limits": "memos_core.infrastructure.governance",
+    "ListPaths": "memos_core.item",
     "MemCube": "memos_core.cube",
     "MemOS": "memos_core.memos",
     "MemoryContext": "memos_core.interface.context",
@@ -81,7 +97,9 @@ HOMES = {
     "NoneOf": "memos_core.filters",
     "Outcome": "memos_core.records",
     "Page": "memos_core.records",
+    "PathPattern": "memos_core.item",
     "Placement": "memos_core.records",
+    "PutItem": "memos_core.item",
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
@@ -106,6 +124,7 @@ __all__ = [
     "Collection",
     "Compare",
     "Conversation",
+    "DeleteItem",
     "Document",
     "DocumentHit",
     "DocumentPage",
@@ -113,11 +132,21 @@ __all__ = [
     "Engine",
     "Erasure",
     "Event",
+    "FindItems",
+    "FoundItem",
+    "GetItem",
     "HFEngine",
     "Hit",
     "Inject",
     "InjectionPlan",
+    "Item",
+    "ItemIndex",
+    "Items",
+    "Job",
+    "JobSettings",
+    "JobState",
     "Limits",
+    "ListPaths",
     "MemCube",
     "MemOS",
     "MemoryContext",
@@ -127,7 +156,9 @@ __all__ = [
     "NoneOf",
     "Outcome",
     "Page",
+    "PathPattern",
     "Placement",
+    "PutItem",
     "Receipt",
     "Remember",
     "Reply",

@@ -21,12 +21,12 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids", "twins"),
     ("tools", "references"),
-    ("cube", "records", "render", "documents", "filters"),
+    ("cube", "item", "records", "render", "documents", "filters"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
     ("operation",),
     ("interface",),
-    ("binding", "collection", "conversation", "scope", "memos"),
+    ("binding", "collection", "conversation", "delegation", "bound", "scope", "memos"),
 )
 """Rooms of memos_core, lowest first: a module imports from its own layer and from those before it."""
 
