@@ -12,6 +12,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
     ├── CubeConflict (ValueError)              the change collides with another live cube
+    ├── QuotaReached (RuntimeError)            what is to be kept does not fit the namespace any more
     ├── SourcesChanged (RuntimeError)          memories changed while something was made from them; try again
     ├── JobNotFound (KeyError)                 malformed, absent and foreign job ids alike
     ├── JobLost (RuntimeError)                 a job was cancelled, forgotten or taken over while it ran
@@ -62,6 +63,7 @@ __all__ = [
     "MissingExtra",
     "ModelNotFound",
     "NotYetAvailable",
+    "QuotaReached",
     "ScopeConflict",
     "SourcesChanged",
     "UnsupportedOption",
@@ -147,6 +149,10 @@ class CubeConflict(MemosError, ValueError):
         super().__init__(f"memory {cube_id} would become a duplicate of memory {other_id}")
         self.cube_id = cube_id
         self.other_id = other_id
+
+
+class QuotaReached(MemosError, RuntimeError):
+    """What is to be kept does not fit ``Limits.max_bytes`` of the namespace any more; nothing was written."""
 
 
 class SourcesChanged(MemosError, RuntimeError):
