@@ -16,7 +16,8 @@ from memos_core.engine.kv.cache import layer_types, misfit
 from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, as_token_ids, decode, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.limits import ensure_room, request_bytes, token_bytes
-from memos_core.engine.loading import UNBOUNDED, LoadedModel
+from memos_core.engine.loading import LoadedModel
+from memos_core.engine.location import UNBOUNDED
 from memos_core.engine.prompt import Prompt
 from memos_core.engine.sampling import check_options
 from memos_core.engine.spans import Span, spans
