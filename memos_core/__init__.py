@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from memos_core.memos import MemOS
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
+    from memos_core.operation.resolving import Resolution
     from memos_core.records import (
         Erasure,
         Hit,
@@ -103,6 +104,7 @@ HOMES = {
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
+    "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
@@ -163,6 +165,7 @@ __all__ = [
     "Remember",
     "Reply",
     "ReplyChunk",
+    "Resolution",
     "Scope",
     "State",
     "ToolCall",

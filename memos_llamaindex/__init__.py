@@ -16,20 +16,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.llms import MemosLLM
+    from memos_llamaindex.query_engine import MemosQueryEngine
+    from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
     "MemosEmbedding": "embeddings",
     "MemosLLM": "llms",
+    "MemosQueryEngine": "query_engine",
     "MemosRetriever": "retrievers",
+    "MemosSynthesizer": "response_synthesizers",
     "MemosVectorStore": "vector_stores",
 }
 
 __all__ = [
     "MemosEmbedding",
     "MemosLLM",
+    "MemosQueryEngine",
     "MemosRetriever",
+    "MemosSynthesizer",
     "MemosVectorStore",
 ]
 
