@@ -12,6 +12,10 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
     ├── CubeConflict (ValueError)              the change collides with another live cube
+    ├── QuotaReached (RuntimeError)            what is to be kept does not fit the namespace any more
+    ├── SourcesChanged (RuntimeError)          memories changed while something was made from them; try again
+    ├── JobNotFound (KeyError)                 malformed, absent and foreign job ids alike
+    ├── JobLost (RuntimeError)                 a job was cancelled, forgotten or taken over while it ran
     ├── GateFailed (RuntimeError)              another form of a memory is not good enough to serve; nothing was stored
     ├── NotYetAvailable (RuntimeError)         a public name whose work a later release brings
     ├── MissingExtra (ImportError)             an optional package is absent; names the pip command
@@ -27,6 +31,7 @@ keeps working, and carries what a program needs to act on it as attributes.
         ├── ModelNotFound (FileNotFoundError)  no model at that path, and it cannot be fetched
         ├── ContextOverflow (ValueError)       the prompt does not fit the model's context window
         ├── AdapterMismatch (ValueError)       the adapter was made for another model
+        ├── DeviceMemoryExceeded (MemoryError) the request does not fit the memory of the device
         ├── InjectionUnavailable               ``strict=True`` and a memory could not go in as asked
         ├── UnsupportedOption (ValueError)     the engine cannot do what was asked
         └── GenerationCancelled                the request was cancelled
@@ -43,6 +48,7 @@ __all__ = [
     "CubeConflict",
     "CubeFrozen",
     "CubeNotFound",
+    "DeviceMemoryExceeded",
     "EmbedderMismatch",
     "EngineError",
     "EngineMissing",
@@ -53,11 +59,15 @@ __all__ = [
     "InvalidInput",
     "InvalidMemory",
     "InvalidName",
+    "JobLost",
+    "JobNotFound",
     "MemosError",
     "MissingExtra",
     "ModelNotFound",
     "NotYetAvailable",
+    "QuotaReached",
     "ScopeConflict",
+    "SourcesChanged",
     "UnsupportedOption",
     "VaultBusy",
     "VaultClosed",
@@ -141,6 +151,34 @@ class CubeConflict(MemosError, ValueError):
         super().__init__(f"memory {cube_id} would become a duplicate of memory {other_id}")
         self.cube_id = cube_id
         self.other_id = other_id
+
+
+class QuotaReached(MemosError, RuntimeError):
+    """What is to be kept does not fit ``Limits.max_bytes`` of the namespace any more; nothing was written."""
+
+
+class SourcesChanged(MemosError, RuntimeError):
+    """Memories were edited or went away while something was made from them; nothing was published."""
+
+
+class JobNotFound(MemosError, KeyError):
+    """No job of that id is visible here: malformed, absent and foreign ids look the same. Attributes: ``job_id``."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job with id {job_id!r} here")
+        self.job_id = job_id
+
+
+class JobLost(MemosError, RuntimeError):
+    """A job was cancelled, forgotten or taken over while it ran; what it made is not published.
+
+    Attributes:
+        job_id: The job.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} was cancelled, forgotten or taken over by another worker")
+        self.job_id = job_id
 
 
 class GateFailed(MemosError, RuntimeError):
@@ -268,6 +306,23 @@ class AdapterMismatch(EngineError, ValueError):
     def __init__(self, adapter: str, reason: str) -> None:
         super().__init__(f"adapter {adapter} cannot be used with this model: {reason}")
         self.adapter = adapter
+
+
+class DeviceMemoryExceeded(EngineError, MemoryError):
+    """The device has not the memory that a request takes; nothing of the request was computed.
+
+    Attributes:
+        needed_bytes: What the request takes, about.
+        free_bytes: What there is.
+    """
+
+    def __init__(self, *, needed_bytes: int, free_bytes: int, device: str) -> None:
+        super().__init__(
+            f"the request takes about {needed_bytes / 2**20:,.0f} MiB on {device}, and {free_bytes / 2**20:,.0f} MiB "
+            "are free; lower memory_budget or max_tokens, shorten the messages, or lower the engine's kv_memory_bytes"
+        )
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class InjectionUnavailable(EngineError):

@@ -9,11 +9,14 @@ from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
 from memos_core.engine.compose import Decide, Mode
+from memos_core.engine.grammar import grammar_for
 from memos_core.engine.kv.assembly import Chunk, Recipe
 from memos_core.engine.kv.cache import layer_types, misfit
 from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, as_token_ids, decode, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.limits import ensure_room, request_bytes, token_bytes
 from memos_core.engine.loading import LoadedModel
+from memos_core.engine.location import UNBOUNDED
 from memos_core.engine.lora.bank import AdapterBank
 from memos_core.engine.lora.serve import NO_ADAPTER, NO_ADAPTERS, Adapted, adapt
 from memos_core.engine.prompt import Prompt
@@ -24,7 +27,7 @@ from memos_core.errors import BlobDamaged, ContextOverflow, InjectionUnavailable
 from memos_core.records import InjectionPlan, Placement, PlannedMemory
 from memos_core.render import MemoryBlock, render_block
 
-__all__ = ["KVRules", "find_prefix", "kv_refusal", "resolve", "room", "settle"]
+__all__ = ["KVRules", "affordable", "find_prefix", "kv_refusal", "resolve", "room", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,13 @@ class KVRules:
         codec: How KV that is built is stored.
         mode: How KV that was stored for each memory alone is put together.
         decide: Tells from the fingerprint which approximate method may be used; None: none.
+        max_request_bytes: Most bytes that a request may take besides what is stored; None: what the device has.
     """
 
     codec: str = RAW
     mode: Mode = "exact"
     decide: Decide | None = None
+    max_request_bytes: int | None = None
 
 
 EXACT_RULES = KVRules()
@@ -62,6 +67,7 @@ def resolve(
         AdapterMismatch: An adapter that the caller named was made for another model.
         ContextOverflow: The prompt does not fit.
         InjectionUnavailable: ``strict`` and a memory cannot enter as asked.
+        InvalidInput: The form that the reply is to have is not supported.
     """
     started = time.perf_counter()
     check_options(request.options)
@@ -71,19 +77,37 @@ def resolve(
     request = replace(request, block=block)
     obstacle = kv_obstacle(loaded, request)
     refuse_if_strict(request, obstacle)
-    prompt = loaded.prompts.build(request.messages, block, request.tools)
+    prompt = loaded.prompts.build(request.messages, block, request.shown_tools)
     token_ids = as_token_ids(prompt.token_ids)
     max_tokens = room(loaded, len(token_ids), request.options.max_tokens)
+    grammar = grammar_for(request.options.response_format, request.shown_tools, request.tool_choice)
+    constraint = loaded.constraints.start(grammar, max_tokens) if grammar is not None else None
     reuse, mark, build_to, recipe = Reuse(), "", 0, None
     if obstacle is None and request.activations is not None and block.text:
         mark = adapted.mark(loaded)
         reuse, recipe, build_to = serve(loaded, prefixes, request, prompt, beside(adapted, rules), mark=mark)
+    computed = len(token_ids) - reuse.length + build_to
+    max_tokens = min(max_tokens, affordable(loaded, prefixes, computed, rules.max_request_bytes))
     fallback = obstacle or misplaced(prompt) or reuse.declined or "no stored KV covers it"
     if not build_to and recipe is None and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
     seconds = time.perf_counter() - started
     lora = adapted.plan(prompt.memory_end)
-    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds, recipe, adapted, lora)
+    return Work(
+        request,
+        prompt,
+        token_ids,
+        reuse,
+        build_to,
+        max_tokens,
+        mark,
+        fallback,
+        seconds,
+        recipe=recipe,
+        constraint=constraint,
+        adapted=adapted,
+        lora=lora,
+    )
 
 
 def block_without(request: EngineRequest, adapted: Adapted) -> MemoryBlock:
@@ -170,6 +194,19 @@ def room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:
     if prompt_tokens + 1 > window:
         raise ContextOverflow(needed=prompt_tokens + 1, window=window)
     return min(max_tokens, window - prompt_tokens)
+
+
+def affordable(loaded: LoadedModel, prefixes: PrefixCache, computed: int, limit: int | None) -> int:
+    """Return how many tokens of a reply the device has memory for, once ``computed`` positions of a prompt are in it.
+
+    Raises:
+        DeviceMemoryExceeded: It has not even the memory for the prompt and one token.
+    """
+    layout = loaded.layout if loaded.refusal is None else None
+    needed = request_bytes(layout, loaded.config, computed + 1)
+    left = ensure_room(prefixes, loaded.model.device, needed, limit)
+    each = token_bytes(layout)
+    return 1 + left // each if left is not None and each else UNBOUNDED
 
 
 def find_prefix(
@@ -317,6 +354,8 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     if work.recipe is not None:
         served = ", ".join(chunk.cube_id for chunk in work.recipe.chunks)
         notes.append(f"{work.recipe.kept} further tokens from stored KV of single memories: {served}")
+    if work.constraint is not None and work.constraint.closed:
+        notes.append("the answer was closed early, to be whole within its tokens")
     if built is not None:
         notes.append(f"KV of the first {work.build_to} tokens was built and kept as {built}")
     served_by = work.reuse.stored.cube_id if work.reuse.stored is not None else None

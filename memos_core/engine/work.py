@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memos_core.engine.base import EngineRequest, StoredActivation
+from memos_core.engine.constraint import Constraint
 from memos_core.engine.kv.assembly import Recipe
 from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds
 from memos_core.engine.lora.plan import LoRAPlan
@@ -54,6 +55,7 @@ class Work:
         seconds: What resolving took.
         recipe: What the prefix is put together from, approximately, where more than one chain serves. Nothing is built
             for the store then.
+        constraint: Holds the reply to the form that was asked for.
         adapted: The adapters that act, and the memories that they carry instead of the prompt.
         lora: How they act on this prompt; None: none does.
     """
@@ -68,6 +70,7 @@ class Work:
     fallback: str
     seconds: float
     recipe: Recipe | None = None
+    constraint: Constraint | None = None
     adapted: Adapted = NO_ADAPTERS
     lora: LoRAPlan | None = None
 

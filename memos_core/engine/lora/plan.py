@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from memos_core.engine.lora.adapter import Adapter, linear_modules
 from memos_core.errors import InvalidInput, UnsupportedOption
 
-__all__ = ["LoRAPlan", "Use", "hooked"]
+__all__ = ["LoRAPlan", "Use", "applied", "hooked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,11 @@ class LoRAPlan:
         """Names of the modules that any of the adapters acts on."""
         return frozenset(name for row in self.rows for use in row for name in use.adapter.modules)
 
+    @property
+    def identity(self) -> tuple[tuple[tuple[str, float], ...], ...]:
+        """What acts, wherever it begins: equal for plans that do the same to a position behind all starts."""
+        return tuple(tuple((use.adapter.digest, use.weight) for use in row) for row in self.rows)
+
     @contextmanager
     def at(self, position: int, length: int) -> Iterator[None]:
         """Let the plan act in this thread on a forward pass over ``length`` positions from ``position`` on.
@@ -122,6 +127,11 @@ class LoRAPlan:
         down = torch.stack([pad(each, (0, 0, 0, rank - each.shape[0])) for each in downs])
         up = torch.stack([pad(each, (0, rank - each.shape[1])) for each in ups])
         return Patch(down.mT, up.mT, ranks)
+
+
+def applied(plan: LoRAPlan | None, position: int, length: int) -> AbstractContextManager[None]:
+    """Return ``plan.at(position, length)``, or a context that does nothing where there is no plan."""
+    return nullcontext() if plan is None else plan.at(position, length)
 
 
 def joined(parts: list[torch.Tensor], dim: int, like: torch.Tensor) -> torch.Tensor:
