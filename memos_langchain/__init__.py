@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
+    from memos_langchain.store import MemosStore
     from memos_langchain.vectorstores import MemosVectorStore
 
 HOMES = {
@@ -25,6 +26,7 @@ HOMES = {
     "MemosEmbeddings": "embeddings",
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
+    "MemosStore": "store",
     "MemosVectorStore": "vectorstores",
 }
 
@@ -33,6 +35,7 @@ __all__ = [
     "MemosEmbeddings",
     "MemosMiddleware",
     "MemosRetriever",
+    "MemosStore",
     "MemosVectorStore",
 ]
 
