@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
     from memos_langchain.store import MemosStore
+    from memos_langchain.tools import create_memory_tools
     from memos_langchain.vectorstores import MemosVectorStore
 
 HOMES = {
@@ -28,6 +29,7 @@ HOMES = {
     "MemosRetriever": "retrievers",
     "MemosStore": "store",
     "MemosVectorStore": "vectorstores",
+    "create_memory_tools": "tools",
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "MemosRetriever",
     "MemosStore",
     "MemosVectorStore",
+    "create_memory_tools",
 ]
 
 
