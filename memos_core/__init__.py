@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_core.address import Address, address_of, scope_at
     from memos_core.binding import Binding, resolve_scope
     from memos_core.cube import MemCube, MemoryType, State
     from memos_core.embedding import Embedder
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
+    "Address": "memos_core.address",
     "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
     "Embedder": "memos_core.embedding",
@@ -75,12 +77,15 @@ HOMES = {
     "State": "memos_core.cube",
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
+    "address_of": "memos_core.address",
     "as_messages": "memos_core.interface.reader",
     "resolve_scope": "memos_core.binding",
+    "scope_at": "memos_core.address",
 }
 """Where each public name lives; it is imported when it is first asked for."""
 
 __all__ = [
+    "Address",
     "Binding",
     "ChatOptions",
     "Embedder",
@@ -109,8 +114,10 @@ __all__ = [
     "Turn",
     "Usage",
     "__version__",
+    "address_of",
     "as_messages",
     "resolve_scope",
+    "scope_at",
 ]
 
 

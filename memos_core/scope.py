@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 from pydantic import JsonValue
@@ -95,6 +96,11 @@ class Scope:
     @property
     def engine(self) -> Engine | None:
         return self._layers.engine
+
+    @property
+    def path(self) -> Path:
+        """The folder of the vault, absolute."""
+        return self._layers.vault.root.absolute()
 
     def scope(self, *, agent: str | None = None, session: str | None = None) -> Scope:
         """Return a scope that is bound further.

@@ -14,12 +14,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.events import (
+        MemosEvent,
+        MemosEventHandler,
+        MemosForgetEvent,
+        MemosInjectEvent,
+        MemosRecallEvent,
+        MemosWriteEvent,
+    )
     from memos_llamaindex.llms import MemosLLM
+    from memos_llamaindex.memory import MemosMemory
+    from memos_llamaindex.memory_block import MemosMemoryBlock
     from memos_llamaindex.retrievers import MemosRetriever
 
-HOMES = {"MemosLLM": "llms", "MemosRetriever": "retrievers"}
+HOMES = {
+    "MemosEvent": "events",
+    "MemosEventHandler": "events",
+    "MemosForgetEvent": "events",
+    "MemosInjectEvent": "events",
+    "MemosLLM": "llms",
+    "MemosMemory": "memory",
+    "MemosMemoryBlock": "memory_block",
+    "MemosRecallEvent": "events",
+    "MemosRetriever": "retrievers",
+    "MemosWriteEvent": "events",
+}
 
-__all__ = ["MemosLLM", "MemosRetriever"]
+__all__ = [
+    "MemosEvent",
+    "MemosEventHandler",
+    "MemosForgetEvent",
+    "MemosInjectEvent",
+    "MemosLLM",
+    "MemosMemory",
+    "MemosMemoryBlock",
+    "MemosRecallEvent",
+    "MemosRetriever",
+    "MemosWriteEvent",
+]
 
 
 def __getattr__(name: str) -> Any:

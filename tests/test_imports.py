@@ -25,7 +25,7 @@ LAYERS = (
     ("transform",),
     ("operation",),
     ("interface",),
-    ("binding", "scope", "memos"),
+    ("address", "binding", "scope", "memos"),
 )
 """Rooms of memos_core, lowest first: a module imports from its own layer and from those before it."""
 
