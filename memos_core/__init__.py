@@ -19,16 +19,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memos_core.address import Address, address_of, scope_at
     from memos_core.binding import Binding, resolve_scope
+    from memos_core.collection import Collection
+    from memos_core.conversation import Conversation, Remember
     from memos_core.cube import MemCube, MemoryType, State
+    from memos_core.documents import Document, DocumentHit, DocumentPage
     from memos_core.embedding import Embedder
     from memos_core.engine import Engine, HFEngine
     from memos_core.errors import MemosError
     from memos_core.events import Event
+    from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
     from memos_core.infrastructure.governance import Limits
+    from memos_core.infrastructure.vault import Job, JobState
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
+    from memos_core.interface.items import Items
     from memos_core.interface.reader import as_messages
+    from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.items import ItemIndex
+    from memos_core.operation.jobs import JobSettings
     from memos_core.records import (
         Erasure,
         Hit,
@@ -45,40 +54,67 @@ if TYPE_CHECKING:
         Usage,
     )
     from memos_core.scope import Scope
+    from memos_core.tools import ToolCall
 
 __version__ = "0.1.0"
 
 HOMES = {
     "Address": "memos_core.address",
+    "AllOf": "memos_core.filters",
+    "AnyOf": "memos_core.filters",
     "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
+    "Collection": "memos_core.collection",
+    "Compare": "memos_core.filters",
+    "Conversation": "memos_core.conversation",
+    "DeleteItem": "memos_core.item",
+    "Document": "memos_core.documents",
+    "DocumentHit": "memos_core.documents",
+    "DocumentPage": "memos_core.documents",
     "Embedder": "memos_core.embedding",
     "Engine": "memos_core.engine",
     "Erasure": "memos_core.records",
     "Event": "memos_core.events",
+    "FindItems": "memos_core.item",
+    "FoundItem": "memos_core.item",
+    "GetItem": "memos_core.item",
     "HFEngine": "memos_core.engine",
     "Hit": "memos_core.records",
     "Inject": "memos_core.records",
     "InjectionPlan": "memos_core.records",
+    "Item": "memos_core.item",
+    "ItemIndex": "memos_core.operation.items",
+    "Items": "memos_core.interface.items",
+    "Job": "memos_core.infrastructure.vault",
+    "JobSettings": "memos_core.operation.jobs",
+    "JobState": "memos_core.infrastructure.vault",
     "Limits": "memos_core.infrastructure.governance",
+    "ListPaths": "memos_core.item",
     "MemCube": "memos_core.cube",
     "MemOS": "memos_core.memos",
     "MemoryContext": "memos_core.interface.context",
     "MemoryType": "memos_core.cube",
     "MemosError": "memos_core.errors",
     "Message": "memos_core.records",
+    "NoneOf": "memos_core.filters",
     "Outcome": "memos_core.records",
     "Page": "memos_core.records",
+    "PathPattern": "memos_core.item",
     "Placement": "memos_core.records",
+    "PutItem": "memos_core.item",
     "Receipt": "memos_core.records",
+    "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
+    "ToolCall": "memos_core.tools",
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
     "address_of": "memos_core.address",
+    "Where": "memos_core.filters",
     "as_messages": "memos_core.interface.reader",
+    "parse_where": "memos_core.filters",
     "resolve_scope": "memos_core.binding",
     "scope_at": "memos_core.address",
 }
@@ -86,36 +122,62 @@ HOMES = {
 
 __all__ = [
     "Address",
+    "AllOf",
+    "AnyOf",
     "Binding",
     "ChatOptions",
+    "Collection",
+    "Compare",
+    "Conversation",
+    "DeleteItem",
+    "Document",
+    "DocumentHit",
+    "DocumentPage",
     "Embedder",
     "Engine",
     "Erasure",
     "Event",
+    "FindItems",
+    "FoundItem",
+    "GetItem",
     "HFEngine",
     "Hit",
     "Inject",
     "InjectionPlan",
+    "Item",
+    "ItemIndex",
+    "Items",
+    "Job",
+    "JobSettings",
+    "JobState",
     "Limits",
+    "ListPaths",
     "MemCube",
     "MemOS",
     "MemoryContext",
     "MemoryType",
     "MemosError",
     "Message",
+    "NoneOf",
     "Outcome",
     "Page",
+    "PathPattern",
     "Placement",
+    "PutItem",
     "Receipt",
+    "Remember",
     "Reply",
     "ReplyChunk",
     "Scope",
     "State",
+    "ToolCall",
     "Turn",
     "Usage",
+    "Where",
     "__version__",
     "address_of",
     "as_messages",
+    "parse_where",
     "resolve_scope",
     "scope_at",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event as Flag
 from types import TracebackType
 from typing import Literal, Self
 from weakref import WeakSet
@@ -20,16 +21,24 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.chat import ChatPipeline
+from memos_core.interface.items import Items
 from memos_core.interface.reader import MemReader
 from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.background import Background, TransformTask
+from memos_core.operation.items import ItemIndex, ItemOperator
+from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import Fusion, MemOperator, passages_of
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.transforms import MemTransform
+from memos_core.operation.worker import Worker
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
 __all__ = ["Layers", "MemOS"]
+
+SHARED_ITEMS = ("memos", "items")
+"""Namespace of the items that belong to no user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,9 @@ class Layers:
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
     emit: EventHook
+    items: ItemOperator
+    jobs: JobQueue
+    background: Background
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -66,6 +78,7 @@ class MemOS:
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
+        self._worker = Worker(layers.jobs, tasks_of(layers))
         OPEN.add(self)
 
     @classmethod
@@ -81,6 +94,7 @@ class MemOS:
         max_bytes: int | None = None,
         scheduler: MemScheduler | None = None,
         fusion: Fusion | None = None,
+        jobs: JobSettings | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -96,6 +110,7 @@ class MemOS:
             max_bytes: Short for ``limits``: most bytes of one namespace.
             scheduler: How memories are chosen.
             fusion: How the parts of a search are weighed.
+            jobs: How background work is tried.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -115,6 +130,7 @@ class MemOS:
                 engine,
                 scheduler=scheduler,
                 fusion=fusion,
+                jobs=jobs,
                 emit=on_event,
             )
         )
@@ -137,6 +153,15 @@ class MemOS:
         """
         return Scope(self._layers, principal_of(namespace, values or {}))
 
+    def items(
+        self, *, namespace: Sequence[str] = SHARED_ITEMS, index: ItemIndex | None = None, history: bool = True
+    ) -> Items:
+        """Return a store of JSON values that belongs to no user but to the whole vault, or to ``namespace``.
+
+        ``Scope.items`` returns that of one user.
+        """
+        return self.scope_of(namespace).items(index=index, history=history)
+
     @property
     def engine(self) -> Engine | None:
         return self._layers.engine
@@ -144,7 +169,7 @@ class MemOS:
     @property
     def path(self) -> Path:
         """The folder of the vault, absolute."""
-        return self._layers.vault.root.absolute()
+        return self._layers.vault.root
 
     @property
     def closed(self) -> bool:
@@ -156,11 +181,42 @@ class MemOS:
         with self._layers.vault.read() as session:
             return sorted(session.namespaces())
 
+    @property
+    def jobs(self) -> JobQueue:
+        """The background work of the whole vault. For administration: a scope sees its own with ``scope.jobs()``."""
+        return self._layers.jobs
+
     def run_pending(self) -> tuple[str, ...]:
-        """Do what waits: counters, the vector index, the rest of an erasure. Return what still waits, in words."""
+        """Do what waits: jobs that are due, counters, the vector index, the rest of an erasure.
+
+        Returns:
+            What still waits, in words.
+        """
+        self._worker.run_due()
+        return self._tidy_up()
+
+    def work(self, stop: Flag | None = None, *, poll_seconds: float = 1.0) -> int:
+        """Do jobs as they come, and the rest of ``run_pending``, until told to stop; return how many jobs.
+
+        Any number of threads and processes may work at once. A job that runs when ``stop`` is set is finished first.
+
+        Args:
+            stop: Set to end it. None: ends when nothing is due any more.
+            poll_seconds: Pause before looking again when nothing was due.
+        """
+        done = self._worker.run_due(stop=stop)
+        while stop is not None and not stop.is_set():
+            self._tidy_up()
+            stop.wait(poll_seconds)
+            done += self._worker.run_due(stop=stop)
+        self._tidy_up()
+        return done
+
+    def _tidy_up(self) -> tuple[str, ...]:
         self._layers.lifecycle.flush()
+        self._layers.jobs.prune()
         self._layers.vault.apply_outbox()
-        return self._layers.vault.purge()
+        return (*self._layers.jobs.outlook(self._worker.tasks), *self._layers.vault.purge())
 
     def stats(self) -> dict[str, JsonValue]:
         """Return counts and sizes of the vault as JSON values."""
@@ -229,6 +285,7 @@ def wire(
     *,
     scheduler: MemScheduler | None,
     fusion: Fusion | None,
+    jobs: JobSettings | None,
     emit: Callable[[Event], None],
 ) -> Layers:
     """Put the layers together."""
@@ -253,6 +310,31 @@ def wire(
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
+
+    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
+        for one in list(engines):
+            one.drop(activations(principal, ()).owner, derived_ids)
+
+    items = ItemOperator(vault, governance, ids, erased)
+    queue = JobQueue(vault, ids, settings=jobs, emit=emit)
     return Layers(
-        vault, governance, operator, scheduler, lifecycle, chat, engine, activations, transforms, emit, engines
+        vault=vault,
+        governance=governance,
+        operator=operator,
+        scheduler=scheduler,
+        lifecycle=lifecycle,
+        chat=chat,
+        engine=engine,
+        activations=activations,
+        transforms=transforms,
+        emit=emit,
+        items=items,
+        jobs=queue,
+        background=Background(queue, governance),
+        engines=engines,
     )
+
+
+def tasks_of(layers: Layers) -> list[Task]:
+    """Return the background work that a process with these layers can do."""
+    return [] if layers.engine is None else [TransformTask(layers.transforms, layers.engine)]

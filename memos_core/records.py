@@ -11,9 +11,12 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from memos_core.cube import Header, MemCube, MemoryType, Moment, Sensitivity, Trust
+from memos_core.references import Reference
+from memos_core.tools import ToolCall, as_calls
 
 __all__ = [
     "Erasure",
+    "FinishReason",
     "Hit",
     "Inject",
     "InjectionPlan",
@@ -102,6 +105,15 @@ class Message(BaseModel):
 
     role: str
     content: str
+
+    @property
+    def called(self) -> tuple[ToolCall, ...]:
+        """The calls that the message asks for, from OpenAI's ``tool_calls``.
+
+        Raises:
+            InvalidInput: ``tool_calls`` is malformed.
+        """
+        return as_calls((self.model_extra or {}).get("tool_calls"))
 
 
 class Outcome(StrEnum):
@@ -253,6 +265,7 @@ class PlannedMemory:
         preferred: How the scheduler would have it enter.
         placed: How it did enter; None until the engine has resolved the plan.
         reason: Why it was chosen and why it was placed so.
+        passage: The characters of a long memory that ``cube`` holds; None: the whole.
     """
 
     cube: MemCube
@@ -260,10 +273,16 @@ class PlannedMemory:
     preferred: Placement
     reason: str
     placed: Placement | None = None
+    passage: tuple[int, int] | None = None
 
     @property
     def cube_id(self) -> str:
         return self.cube.id
+
+    @property
+    def reference(self) -> str:
+        """What ``memory_ids`` of a chat takes to have the same text again."""
+        return str(Reference(self.cube.id, self.passage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +340,9 @@ class Usage:
     total_seconds: float = 0.0
 
 
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the model answered.
@@ -329,13 +351,16 @@ class Reply:
         text: The answer.
         usage: What it took.
         plan: What memory did in it, and why.
-        finish_reason: ``stop`` (end of turn or a stop string) or ``length``.
+        finish_reason: ``stop`` (end of turn or a stop string), ``length`` (the limit cut it, or made a structured
+            answer close early) or ``tool_calls``.
+        tool_calls: The tools that the model calls; their JSON is no part of ``text``.
     """
 
     text: str
     usage: Usage
     plan: InjectionPlan
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: FinishReason = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text

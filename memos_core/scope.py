@@ -7,31 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import functools
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from pydantic import JsonValue
 
+from memos_core.bound import BoundScope
+from memos_core.collection import Collection, open_collection
 from memos_core.cube import MemCube, MemoryType, State
+from memos_core.embedding.base import Embedder
 from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.vault import UsageDelta
 from memos_core.interface.arguments import TypeName, memory_call, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
-from memos_core.interface.context import MemoryContext, build_context
-from memos_core.interface.exchange import chat_turns
+from memos_core.interface.context import MemoryContext, build_context, context_of
 from memos_core.interface.exporting import write_lines
+from memos_core.interface.items import Items
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
+from memos_core.operation.background import as_ids
+from memos_core.operation.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
-from memos_core.principal import Principal
 from memos_core.records import (
     Erasure,
     Hit,
@@ -42,16 +44,13 @@ from memos_core.records import (
     ReplyChunk,
     Turn,
     TurnFields,
-    VersionRecord,
 )
+from memos_core.twins import in_thread
 
 if TYPE_CHECKING:
-    from memos_core.memos import Layers
+    pass
 
 __all__ = ["Scope"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 
@@ -59,48 +58,11 @@ HOSTED_WINDOW = 8192
 """Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
 
 
-def in_thread(method: Callable[Concatenate[Scope, P], R]) -> Callable[Concatenate[Scope, P], Coroutine[Any, Any, R]]:
-    """Return the async twin of ``method``: the same call on a worker thread."""
-
-    @functools.wraps(method)
-    async def twin(self: Scope, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
-
-    twin.__name__ = f"a{method.__name__}"
-    twin.__qualname__ = f"Scope.a{method.__name__}"
-    return twin
-
-
-class Scope:
+class Scope(BoundScope):
     """The memory of one user (agent, session). Made by ``MemOS.scope``; thread-safe; cheap.
 
     Ids that are malformed, absent or another's all raise ``CubeNotFound``.
     """
-
-    def __init__(self, layers: Layers, principal: Principal) -> None:
-        self._layers = layers
-        self._principal = principal
-
-    @property
-    def user(self) -> str:
-        return self._principal.user
-
-    @property
-    def agent(self) -> str | None:
-        return self._principal.agent
-
-    @property
-    def session(self) -> str | None:
-        return self._principal.session
-
-    @property
-    def engine(self) -> Engine | None:
-        return self._layers.engine
-
-    @property
-    def path(self) -> Path:
-        """The folder of the vault, absolute."""
-        return self._layers.vault.root.absolute()
 
     def scope(self, *, agent: str | None = None, session: str | None = None) -> Scope:
         """Return a scope that is bound further.
@@ -117,9 +79,6 @@ class Scope:
             return self
         self._layers.engines.add(engine)
         return Scope(replace(self._layers, engine=engine, chat=self._layers.chat.with_engine(engine)), self._principal)
-
-    def __repr__(self) -> str:
-        return f"Scope(user={self.user!r}, agent={self.agent!r}, session={self.session!r})"
 
     # Write
 
@@ -152,38 +111,6 @@ class Scope:
             self._emit("memory.added", committed)
         return receipts
 
-    def remember(
-        self, messages: Sequence[Message | Mapping[str, Any]], *, session: str | None = None, speaker: str | None = None
-    ) -> builtins.list[Receipt]:
-        """Remember what user and assistant say in a chat: text that is neither empty nor recalled memory itself.
-
-        Args:
-            messages: OpenAI-style. Those of other roles are passed over. A message's ``name`` is its speaker.
-            session: Conversation that they belong to.
-            speaker: Who speaks as the assistant, if not just ``assistant``.
-        """
-        return self._add(chat_turns(messages, user=self.user, assistant=speaker, session=session, at=self._now()))
-
-    def update(self, cube_id: str, text: str) -> Receipt:
-        """Give a memory a new text, as its next version."""
-        return self._layers.lifecycle.update(self._principal, cube_id, text)
-
-    def rollback(self, cube_id: str, version: int) -> Receipt:
-        """Make an earlier version's text current again, as a new version."""
-        return self._layers.lifecycle.rollback(self._principal, cube_id, version)
-
-    def freeze(self, cube_id: str, *, frozen: bool = True) -> MemCube:
-        """Protect a memory from change (not from being forgotten), or lift the protection."""
-        return self._layers.lifecycle.freeze(self._principal, cube_id, frozen=frozen)
-
-    def archive(self, cube_id: str, *, archived: bool = True) -> MemCube:
-        """Take a memory out of search without losing it, or bring it back."""
-        return self._layers.lifecycle.archive(self._principal, cube_id, archived=archived)
-
-    def link(self, source: str, target: str, relation: str) -> MemCube:
-        """Add a named relation from one memory to another."""
-        return self._layers.operator.link(self._principal, source, target, relation)
-
     def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
         """Give someone else a right. Not available yet."""
         raise NotYetAvailable("sharing memories between users comes in a later release")
@@ -192,10 +119,39 @@ class Scope:
         """Erase a memory (or several), all its versions and everything made from it. There is no way back."""
         cube_ids = [cube_id] if isinstance(cube_id, str) else list(dict.fromkeys(cube_id))
         erasure = self._layers.lifecycle.forget(self._principal, cube_ids)
+        self._forgotten(erasure)
+        return erasure
+
+    def _forgotten(self, erasure: Erasure) -> None:
         for engine in list(self._layers.engines):
             engine.drop(self._layers.activations(self._principal, ()).owner, erasure.derived_ids)
         self._emit("memory.forgotten", erasure.cube_ids)
-        return erasure
+
+    def collection(
+        self,
+        name: str,
+        *,
+        embedder: Embedder | str | None = None,
+        dimension: int | None = None,
+        metric: Literal["cosine", "dot"] = "cosine",
+    ) -> Collection:
+        """Return a collection of documents of this scope, beside its memories; it exists from the first document on.
+
+        Args:
+            name: Its name within this scope.
+            embedder: Makes its vectors, by default as those of memories; a name: the caller brings vectors made so.
+            dimension: Length of vectors that the caller brings; None: that of the first.
+            metric: ``cosine``, or ``dot`` for vectors whose length means something.
+        """
+        return open_collection(
+            self._layers,
+            self._principal,
+            name,
+            embedder=embedder,
+            dimension=dimension,
+            metric=metric,
+            forgotten=self._forgotten,
+        )
 
     # Read
 
@@ -246,8 +202,7 @@ class Scope:
             keep: Ids of memories that the conversation was given before. They stay in the room that is left, as long
                 as they can be seen, so that the prompt begins alike from turn to turn.
         """
-        engine = self._layers.engine
-        count = engine.count_tokens if engine else hosted_counter()
+        engine, count = self._layers.engine, self._count_tokens
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
         call = memory_call(query=query, k=k, max_tokens=max_tokens)
@@ -257,6 +212,11 @@ class Scope:
         )
         self._searched(found.hits)
         return found
+
+    def context_of(self, references: Sequence[str]) -> MemoryContext:
+        """Return the named memories (ids, or ``MemoryContext.references``) as text, without those that are gone."""
+        named = self._layers.chat.live(self._principal, references)
+        return context_of(named, self._layers.scheduler, self._count_tokens)
 
     def get(self, cube_id: str) -> MemCube:
         """Return a memory by id, in any state."""
@@ -315,12 +275,8 @@ class Scope:
         state = (space.salt if space else b"", self.agent, self.session, change, passed)
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
-    def history(self, cube_id: str) -> builtins.list[VersionRecord]:
-        """Return all versions of a memory, oldest first."""
-        return self._layers.lifecycle.history(self._principal, cube_id)
-
     def export(self, path: str | os.PathLike[str]) -> int:
-        """Write all text memories to ``path``, one cube as JSON a line, and return how many.
+        """Write all text memories and items to ``path``, one cube as JSON a line, and return how many.
 
         The file appears whole or not at all.
 
@@ -332,11 +288,20 @@ class Scope:
     def _all(self) -> Iterator[MemCube]:
         cursor = None
         while True:
-            page = self.list(limit=500, cursor=cursor)
-            yield from page.cubes
+            page = self.list(limit=500, cursor=cursor, type="any")
+            yield from (cube for cube in page.cubes if cube.type is MemoryType.PLAINTEXT)
             cursor = page.cursor
             if cursor is None:
                 return
+
+    def items(self, *, index: ItemIndex | None = None, history: bool = True) -> Items:
+        """Return this scope's store of JSON values under keys, which ``search`` and ``chat`` do not look into.
+
+        Args:
+            index: How they are searched by meaning; None: not at all.
+            history: Keep the earlier versions of what is put again.
+        """
+        return Items(self._layers.items, ItemHandle(self._principal, index, history), self._layers.emit)
 
     # Inject
 
@@ -345,10 +310,15 @@ class Scope:
         cube_id: str | Sequence[str],
         *,
         to: Literal["activation", "parametric"],
+        progress: Callable[[int, int], None] | None = None,
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
         ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories.
+        ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
+
+        Args:
+            progress: Is told how much of how much is done; what it raises ends the work, and nothing is stored.
 
         Raises:
             EngineMissing: The vault was opened without an engine.
@@ -359,9 +329,24 @@ class Scope:
             raise NotYetAvailable("LoRA adapters from memories come in a later release")
         if to != "activation":
             raise InvalidInput(f"to must be 'activation', not {to!r}")
-        cube_ids = [cube_id] if isinstance(cube_id, str) else list(cube_id)
-        engine = self._layers.chat.engine
-        return self.get(self._layers.transforms.transform(self._principal, engine, cube_ids, MemoryType(to)))
+        engine, target = self._layers.chat.engine, MemoryType(to)
+        transforms = self._layers.transforms
+        return self.get(transforms.transform(self._principal, engine, as_ids(cube_id), target, progress=progress))
+
+    def transform_each(
+        self,
+        cube_ids: Sequence[str],
+        *,
+        to: Literal["activation", "parametric"],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> builtins.list[MemCube]:
+        """``transform`` for each memory alone; ``progress`` counts memories. What is done when one fails stays done."""
+        derived = []
+        for number, cube_id in enumerate(as_ids(cube_ids), start=1):
+            derived.append(self.transform(cube_id, to=to))
+            if progress is not None:
+                progress(number, len(cube_ids))
+        return derived
 
     def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask the engine's model, with memory. See ``ChatOptions`` for the options.
@@ -411,28 +396,27 @@ class Scope:
 
     aadd = in_thread(add)
     aadd_many = in_thread(add_many)
-    aremember = in_thread(remember)
-    aupdate = in_thread(update)
-    arollback = in_thread(rollback)
-    afreeze = in_thread(freeze)
-    aarchive = in_thread(archive)
-    alink = in_thread(link)
     agrant = in_thread(grant)
     aforget = in_thread(forget)
     asearch = in_thread(search)
     acontext = in_thread(context)
+    acontext_of = in_thread(context_of)
     aget = in_thread(get)
     alist = in_thread(list)
     acount = in_thread(count)
-    ahistory = in_thread(history)
     aexport = in_thread(export)
     atransform = in_thread(transform)
+    atransform_each = in_thread(transform_each)
 
     # Small things
 
     @property
     def _visibility(self) -> Any:
         return self._layers.governance.visibility(self._principal)
+
+    @property
+    def _count_tokens(self) -> Callable[[str], int]:
+        return self._layers.engine.count_tokens if self._layers.engine else hosted_counter()
 
     def _now(self) -> datetime:
         return self._layers.governance.clock.now()

@@ -54,10 +54,18 @@ def last_question(messages: Sequence[ChatMessage]) -> str:
     return next((text for text in asked if text), "")
 
 
-def as_said(message: ChatMessage) -> Message:
-    """Return a message as the core remembers it: its role, its text, and the mark of recalled memory."""
+def as_said(message: ChatMessage, assistant: str | None = None) -> Message:
+    """Return a message as the core remembers it: role, text, speaker, and the mark of recalled memory.
+
+    Args:
+        message: The message.
+        assistant: Who speaks as the assistant, if the message does not name anyone.
+    """
     kept = {key: message.additional_kwargs[key] for key in (MARK, "name") if key in message.additional_kwargs}
-    return Message(role=SPEAKERS.get(message.role, message.role.value), content=text_of(message), **kept)
+    role = SPEAKERS.get(message.role, message.role.value)
+    if role == "assistant" and assistant:
+        kept.setdefault("name", assistant)
+    return Message(role=role, content=text_of(message), **kept)
 
 
 def message_tokens(message: ChatMessage, count: CountTokens, media: Mapping[type[Any], int]) -> int:

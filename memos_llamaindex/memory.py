@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, Literal, Self
 
-from memos_core import Erasure, MemCube, MemOS, Scope
+from memos_core import Conversation, Erasure, MemCube, MemOS, Scope
 from memos_core.cube import normalised
-from memos_core.errors import InvalidInput, MissingExtra
+from memos_core.errors import InvalidInput, MissingExtra, ScopeConflict
 from memos_core.interface.chat import MAX_DEFAULT_BUDGET
 from memos_llamaindex import memory_state
 from memos_llamaindex.events import tell_forgotten
@@ -18,7 +18,7 @@ from memos_llamaindex.short_term import ShortTermMemory
 
 try:
     from llama_index.core.base.llms.types import ChatMessage
-    from llama_index.core.bridge.pydantic import Field, model_validator
+    from llama_index.core.bridge.pydantic import Field
     from llama_index.core.memory import BaseMemoryBlock
     from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
     from llama_index.core.workflow import Context, WorkflowRuntimeError
@@ -68,9 +68,8 @@ class MemosMemory(ShortTermMemory):
     per_session: bool = Field(default=False, description="Recall only what was said in this session.")
     per_agent: bool = Field(default=False, description="Recall as the agent whose turn it is.")
 
-    @model_validator(mode="after")
-    def with_own_block(self) -> Self:
-        """Add the block that recalls, unless one was given."""
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
         if self.memory is not None and self.own_block is None:
             block = MemosMemoryBlock(
                 memory=self.memory,
@@ -81,9 +80,10 @@ class MemosMemory(ShortTermMemory):
                 per_session=self.per_session,
                 accept_short_term_memory=self.write == "flush",
             )
-            block.home(self.session_id).scope(session=self.session_id)  # a name that cannot be is told now
+            bound = block.home(self.session_id).session  # a name that cannot be is told now
+            if isinstance(self.memory, Scope) and bound not in (None, self.session_id):
+                raise ScopeConflict(f"this scope is bound to session {bound!r}, not to {self.session_id!r}")
             self.memory_blocks = [*self.memory_blocks, block]
-        return self
 
     @classmethod
     def class_name(cls) -> str:
@@ -124,10 +124,10 @@ class MemosMemory(ShortTermMemory):
             options: ``k``, ``write``, ``per_agent``, ``token_flush_size``, ``async_database_uri`` ...
 
         Raises:
-            InvalidName: ``session_id`` cannot name a session.
+            InvalidName: The namespace lacks a value.
             ScopeConflict: The scope is bound to another session.
         """
-        engine = memory.engine if memory is not None else None
+        engine = memory.engine if isinstance(memory, Scope | MemOS) else None
         if token_limit is None:
             window = engine.capabilities.context_window if engine is not None else None
             token_limit = int(window * WINDOW_SHARE) if window else DEFAULT_TOKEN_LIMIT
@@ -169,6 +169,11 @@ class MemosMemory(ShortTermMemory):
         if block is None:
             raise InvalidInput("this needs memory: pass memory=, a MemOS or a scope of one")
         return block.home(self.session_id)
+
+    @property
+    def session_name(self) -> str | None:
+        """The session under which the scope keeps what is said here."""
+        return Conversation(self.scope, thread=self.session_id).session
 
     # Reading and writing
 
@@ -224,8 +229,8 @@ class MemosMemory(ShortTermMemory):
             return None
         said = {normalised(record.text) for cube in cubes for record in await scope.ahistory(cube.id)}
         erasure = await scope.aforget([cube.id for cube in cubes])
-        sessions = {cube.header.descriptive.source.session for cube in cubes} | {self.session_id}
-        for session in sorted(session for session in sessions if session):
+        said_in = {cube.header.descriptive.source.session for cube in cubes} - {self.session_name, None}
+        for session in (self.session_id, *sorted(filter(None, said_in))):
             await self._unsay(session, said)
         tell_forgotten(scope, erasure, session=self.session_id)
         return erasure
@@ -235,11 +240,11 @@ class MemosMemory(ShortTermMemory):
         return run_blocking(self.aforget(cube_ids, **options))
 
     async def _of_this_session(self, scope: Scope) -> AsyncIterator[MemCube]:
-        cursor = None
+        name, cursor = self.session_name, None
         while True:
-            page = await scope.scope(session=self.session_id).alist(limit=500, cursor=cursor)
+            page = await scope.scope(session=name).alist(limit=500, cursor=cursor)
             for cube in page.cubes:
-                if cube.header.descriptive.source.session == self.session_id:
+                if cube.header.descriptive.source.session == name:
                     yield cube
             cursor = page.cursor
             if cursor is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from memos_core import MemoryContext, MemOS, Scope, resolve_scope
+from memos_core import Conversation, MemoryContext, MemOS, Receipt, Scope, resolve_scope
 from memos_core.errors import MissingExtra
 from memos_core.interface.tokens import hosted_counter
 from memos_core.render import MemoryBlock, render_block
@@ -78,12 +79,11 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
         """Return the scope that a session recalls from, as that agent if the scope is bound to none.
 
         Raises:
-            InvalidName: A name is malformed, or the namespace lacks a value.
-            ScopeConflict: The scope is bound to another session.
+            InvalidName: The namespace lacks a value, or a name is malformed.
         """
         scope = self.home(session_id)
-        if self.per_session and session_id is not None:
-            scope = scope.scope(session=session_id)
+        if self.per_session:
+            scope = scope.scope(session=Conversation(scope, thread=session_id).session)
         return scope.scope(agent=agent) if agent is not None and scope.agent is None else scope
 
     def home(self, session_id: str | None = None) -> Scope:
@@ -118,8 +118,9 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
         return recalled(context, cache_point=self.cache_point)
 
     def give(self, session_id: str | None, agent: str | None, context: MemoryContext) -> None:
-        """Note what a conversation now has in its prompt."""
-        self._given[session_id, agent] = context.plan.cube_ids
+        """Note what a conversation now has in its prompt: the whole memories, since passages go with the question."""
+        whole = tuple(memory.cube_id for memory in context.plan.memories if memory.passage is None)
+        self._given[session_id, agent] = whole
         self._given.move_to_end((session_id, agent))
         while len(self._given) > MOST_CONVERSATIONS:
             self._given.popitem(last=False)
@@ -145,13 +146,20 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
 
     async def aremember(
         self, messages: Sequence[ChatMessage], *, session_id: str | None = None, speaker: str | None = None
-    ) -> None:
-        """Remember what user and assistant say in ``messages``; the same message twice is remembered once."""
-        scope = self.home(session_id)
-        said = [as_said(message) for message in messages]
-        receipts = await scope.aremember(said, session=session_id, speaker=speaker)
+    ) -> list[Receipt]:
+        """Remember what user and assistant say in ``messages``; the same message twice is remembered once.
+
+        Args:
+            messages: New messages of the conversation.
+            session_id: The conversation.
+            speaker: Who speaks as the assistant.
+        """
+        chat = Conversation(self.home(session_id), thread=session_id)
+        given = [cube_id for _, ids in self.given(session_id) for cube_id in ids]
+        receipts = await chat.arecord([as_said(message, speaker) for message in messages], recalled=given)
         if receipts:
-            tell_written(scope, receipts, session=session_id)
+            tell_written(chat.scope, receipts, session=session_id)
+        return receipts
 
     async def atruncate(self, content: list[ChatMessage], tokens_to_truncate: int) -> list[ChatMessage] | None:
         """Drop what fits the question least, until ``tokens_to_truncate`` are saved; the rest keeps its order."""
@@ -167,19 +175,17 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
 
 
 def recalled(context: MemoryContext, *, cache_point: bool = False) -> list[ChatMessage]:
-    """Return a context as messages: one that stands for whole memories, and one with the parts of long ones."""
-    in_part = {hit.id for hit in context.hits if hit.passage is not None}
+    """Return a context as the one message that stands for its memories; no message if it holds none."""
+    if not context.text:
+        return []
     cubes = [memory.cube for memory in context.plan.memories]
-    whole = render_block([cube for cube in cubes if cube.id not in in_part])
-    parts = render_block([cube for cube in cubes if cube.id in in_part])
-    by_worth = [*(hit.id for hit in context.hits), *whole.cube_ids]
-    ranked = [cube_id for cube_id in dict.fromkeys(by_worth) if cube_id in whole.cube_ids]
-    messages = [standing_for(whole, ranked)] if whole.text else []
-    if parts.text:
-        messages.append(ChatMessage(role=MessageRole.SYSTEM, content=parts.text))
-    if messages and cache_point:
-        messages[-1].blocks.append(CachePoint(cache_control=CacheControl(type="ephemeral")))
-    return messages
+    names = dict(zip(context.plan.cube_ids, context.references, strict=True))
+    block = replace(render_block(cubes), cube_ids=context.references)
+    by_worth = dict.fromkeys([*(hit.id for hit in context.hits), *names])
+    message = standing_for(block, [names[cube_id] for cube_id in by_worth if cube_id in names])
+    if cache_point:
+        message.blocks.append(CachePoint(cache_control=CacheControl(type="ephemeral")))
+    return [message]
 
 
 def standing_for(block: MemoryBlock, ranked: Sequence[str]) -> ChatMessage:

@@ -6,17 +6,13 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Coroutine
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from memos_core.errors import MissingExtra, VaultBusy
-
-try:
-    from llama_index.core.async_utils import asyncio_run
-except ImportError as error:
-    raise MissingExtra("llama-index-core", extra="llamaindex") from error
+from memos_core.errors import VaultBusy
 
 __all__ = ["SessionLock", "lock_of", "run_blocking"]
 
@@ -35,10 +31,10 @@ def run_blocking(work: Coroutine[Any, Any, R]) -> R:
         return asyncio.run(work)
     token = _stopped.set(_stopped.get() | {loop})
     try:
-        result: R = asyncio_run(work)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            return pool.submit(copy_context().run, asyncio.run, work).result()
     finally:
         _stopped.reset(token)
-    return result
 
 
 class SessionLock:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from memos_core.cube import ActivationPayload
 from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk
 from memos_core.render import MemoryBlock
+from memos_core.tools import ToolChoice
 
 __all__ = [
     "ActivationStore",
@@ -56,6 +57,7 @@ class GenerationOptions:
         top_p: Share of the probability mass to sample from.
         seed: Makes sampling repeatable.
         stop: Strings that end the reply; they are not part of it.
+        response_format: What the reply must look like; see ``ChatOptions``.
     """
 
     max_tokens: int = 256
@@ -63,6 +65,7 @@ class GenerationOptions:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    response_format: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,8 @@ class EngineRequest:
         options: How to generate.
         activations: KV caches of the scope; None: none may be used.
         strict: Raise instead of falling back to text.
-        tools: Tool schemas in OpenAI's form, for templates that know tools.
+        tools: What the model may call, in OpenAI's form; see ``as_tools``.
+        tool_choice: Whether it must.
     """
 
     messages: Sequence[Message]
@@ -167,7 +171,13 @@ class EngineRequest:
     options: GenerationOptions = field(default_factory=GenerationOptions)
     activations: ActivationStore | None = None
     strict: bool = False
-    tools: Sequence[dict[str, Any]] | None = None
+    tools: Sequence[dict[str, Any]] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+
+    @property
+    def shown_tools(self) -> Sequence[dict[str, Any]]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice.mode == "none" else self.tools
 
 
 class Engine(ABC):

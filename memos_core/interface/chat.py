@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, get_args
 
-from memos_core.cube import MemCube
+from memos_core.cube import MemCube, State
 from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
-from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable, UnsupportedOption
+from memos_core.engine.grammar import answer_grammar
+from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import UsageDelta
@@ -17,10 +18,12 @@ from memos_core.interface.exchange import chat_turns
 from memos_core.interface.reader import MemReader, as_messages
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
-from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.scheduler import MemScheduler, excerpt
 from memos_core.principal import Principal
 from memos_core.records import Inject, InjectionPlan, Message, Placement, Reply
+from memos_core.references import Reference
 from memos_core.render import render_block
+from memos_core.tools import as_tool_choice, as_tools
 
 __all__ = ["ChatCall", "ChatOptions", "ChatPipeline", "default_budget"]
 
@@ -36,9 +39,17 @@ class ChatOptions(TypedDict, total=False):
         temperature: 0 (default) takes the most likely token always.
         seed: Makes sampling repeatable.
         stop: String or strings that end the reply; not part of it.
-        tools: Tool schemas in OpenAI's form, for models whose template knows tools.
-        response_format: Not supported by the local engine; raises UnsupportedOption.
-        memory_ids: Use exactly these memories instead of searching.
+        tools: What the model may call, in OpenAI's form: ``{"type": "function", "function": {"name", "description",
+            "parameters"}}``. The calls are in ``reply.tool_calls``, and MemOS runs none of them.
+        tool_choice: ``auto`` (default), ``none``, ``required`` or ``any``, or the name of the one tool that must be
+            called; OpenAI's ``{"type": "function", "function": {"name": ...}}`` is understood too. A call that must be
+            made is made by constrained decoding: its arguments keep to their schema.
+        response_format: What the reply must look like, by constrained decoding: ``{"type": "json_object"}``, ``{"type":
+            "json_schema", "json_schema": {"schema": {...}}}`` or ``{"type": "regex", "regex": "..."}``. JSON is never
+            cut in the middle: where ``max_tokens`` comes near it is closed early, ``finish_reason`` is ``length`` and
+            the plan says so. Objects hold the properties that the schema names and no others, unless it allows others
+            explicitly. With tools that may be called, the reply is such JSON or a call.
+        memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one.
         adapter: A parametric memory to apply; raises NotYetAvailable.
         inject: ``off``, ``text``, ``kv``, ``lora`` or ``auto`` (default).
         remember: Store the last user message and the reply as memories. Default False: a chat stores nothing.
@@ -50,7 +61,8 @@ class ChatOptions(TypedDict, total=False):
     temperature: float
     seed: int | None
     stop: str | Sequence[str] | None
-    tools: Sequence[dict[str, Any]] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | bool | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
     memory_ids: Sequence[str] | None
     adapter: str | None
@@ -64,8 +76,7 @@ class ChatCall:
     """Checked ``ChatOptions`` with their defaults.
 
     Raises:
-        InvalidInput: A value is out of range.
-        UnsupportedOption: ``response_format`` was given.
+        InvalidInput: A value is out of range, or tools or a response format are malformed.
         NotYetAvailable: ``adapter`` was given.
     """
 
@@ -74,7 +85,8 @@ class ChatCall:
     temperature: float = 0.0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
-    tools: Sequence[dict[str, Any]] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | bool | Mapping[str, Any] | None = None
     response_format: Mapping[str, Any] | None = None
     memory_ids: Sequence[str] | None = None
     adapter: str | None = None
@@ -91,8 +103,8 @@ class ChatCall:
             raise InvalidInput("memory_budget must not be negative")
         if not 0 <= self.temperature <= 10:
             raise InvalidInput("temperature must lie between 0 and 10")
-        if self.response_format is not None:
-            raise UnsupportedOption("response_format is not supported by this engine; ask for the format in the prompt")
+        answer_grammar(self.response_format)
+        as_tool_choice(self.tool_choice, as_tools(self.tools))
         if self.adapter is not None:
             raise NotYetAvailable("adapters come with parametric memory, in a later release")
 
@@ -100,7 +112,26 @@ class ChatCall:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if any(not isinstance(item, str) or not item for item in stop):
             raise InvalidInput("a stop string must be a str that is not empty")
-        return GenerationOptions(max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, stop=stop)
+        return GenerationOptions(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            stop=stop,
+            response_format=self.response_format,
+        )
+
+    def request(self, messages: Sequence[Message], plan: InjectionPlan, **memory: Any) -> EngineRequest:
+        """Return the request to an engine. ``memory``: its block and the KV caches that may serve."""
+        tools = as_tools(self.tools)
+        return EngineRequest(
+            messages=messages,
+            plan=plan,
+            options=self.generation(),
+            strict=self.strict,
+            tools=tools,
+            tool_choice=as_tool_choice(self.tool_choice, tools),
+            **memory,
+        )
 
 
 class ChatPipeline:
@@ -150,18 +181,11 @@ class ChatPipeline:
         messages = as_messages(prompt)
         if call.inject != "off":
             messages, call = unmarked(messages, call)
-        options = call.generation()
+        call.generation()  # raises where an option means nothing, before anything is searched
         plan = self.plan(principal, messages, call, engine)
         cubes = [memory.cube for memory in plan.memories]
-        return EngineRequest(
-            messages=messages,
-            plan=plan,
-            block=render_block(cubes),
-            options=options,
-            activations=self.activations(principal, cubes) if call.inject in ("kv", "auto") else None,
-            strict=call.strict,
-            tools=call.tools,
-        )
+        activations = self.activations(principal, cubes) if call.inject in ("kv", "auto") else None
+        return call.request(messages, plan, block=render_block(cubes), activations=activations)
 
     def plan(self, principal: Principal, messages: Sequence[Message], call: ChatCall, engine: Engine) -> InjectionPlan:
         """Return which memories the request carries: those named, or the best that a search finds."""
@@ -177,15 +201,31 @@ class ChatPipeline:
         hits = self.operator.search(principal, asked) if asked else []
         return self.scheduler.plan(hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens)
 
-    def named(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
-        """Return the cubes of these ids, which must all be visible and text."""
+    def named(self, principal: Principal, references: Sequence[str]) -> list[MemCube]:
+        """Return the cubes that are named, which must all be visible and text; of a passage, the excerpt."""
         visibility = self.governance.visibility(principal)
+        wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         with self.operator.vault.read() as session:
-            cubes = [found(session.cube(visibility, cube_id), cube_id) for cube_id in dict.fromkeys(cube_ids)]
+            cubes = [found(session.cube(visibility, item.cube_id), item.cube_id) for item in wanted]
         for cube in cubes:
             if cube.payload.type != "plaintext":
                 raise InvalidInput(f"memory {cube.id} is {cube.type}; name the plaintext memories it was made from")
-        return cubes
+        passages = [item.passage for item in wanted]
+        return [excerpt(cube, *at) if at else cube for cube, at in zip(cubes, passages, strict=True)]
+
+    def live(self, principal: Principal, references: Sequence[str]) -> list[tuple[Reference, MemCube]]:
+        """Return those of the named memories that may be used now; of a passage, the excerpt."""
+        visibility = self.governance.visibility(principal)
+        wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
+        if not wanted:
+            return []
+        with self.operator.vault.read() as session:
+            cubes = [(item, session.cube(visibility, item.cube_id)) for item in wanted]
+        return [
+            (item, excerpt(cube, *item.passage) if item.passage else cube)
+            for item, cube in cubes
+            if cube is not None and cube.state is State.ACTIVE and cube.payload.type == "plaintext"
+        ]
 
     def finish(self, principal: Principal, messages: Sequence[Message], reply: Reply, *, remember: bool) -> None:
         """Count what was used and, if asked, remember the exchange."""

@@ -16,7 +16,7 @@ from memos_core.operation.policies import (
 from memos_core.records import Hit, Inject, InjectionPlan, PlannedMemory
 from memos_core.render import NOTES_V1, render_memory
 
-__all__ = ["MemScheduler", "canonical_order"]
+__all__ = ["MemScheduler", "canonical_order", "excerpt"]
 
 CountTokens = Callable[[str], int]
 
@@ -69,7 +69,7 @@ class MemScheduler:
 
     def planned(self, item: Candidate, inject: Inject) -> PlannedMemory:
         placement, reason = self.preference.prefer(item.cube, inject)
-        return PlannedMemory(item.cube, item.tokens, placement, f"{item.why}; {reason}")
+        return PlannedMemory(item.cube, item.tokens, placement, f"{item.why}; {reason}", passage=item.passage)
 
 
 def staying(
@@ -102,11 +102,13 @@ def candidate(hit: Hit, count_tokens: CountTokens) -> Candidate:
     why = f"score {hit.score:.2f}: {hit.why}"
     if hit.passage is not None:
         why += f"; characters {hit.passage[0]} to {hit.passage[1]} of {len(hit.cube.text)}"
-    return Candidate(cube, line_tokens(cube, count_tokens), hit.score, why)
+    return Candidate(cube, line_tokens(cube, count_tokens), hit.score, why, hit.passage)
 
 
 def excerpt(cube: MemCube, start: int, end: int) -> MemCube:
-    """Return ``cube`` holding only a passage of its text."""
+    """Return ``cube`` holding only a passage of its text; the whole, if it has no such passage (any more)."""
+    if start >= min(end, len(cube.text)):
+        return cube
     before = "… " if start > 0 else ""
     after = " …" if end < len(cube.text) else ""
     return cube.model_copy(update={"payload": PlaintextPayload(text=before + cube.text[start:end].strip() + after)})

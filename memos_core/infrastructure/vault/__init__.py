@@ -1,6 +1,7 @@
 """MemVault: the ledger, the blobs and the indexes over them."""
 
 from memos_core.infrastructure.vault.blobs import BlobStore
+from memos_core.infrastructure.vault.jobs import Job, JobState
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.values import (
     DEFAULT_COLLECTION,
@@ -22,6 +23,8 @@ __all__ = [
     "DEFAULT_COLLECTION",
     "BlobStore",
     "ErasedRows",
+    "Job",
+    "JobState",
     "MemVault",
     "Namespace",
     "Passage",

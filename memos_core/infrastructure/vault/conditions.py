@@ -14,7 +14,7 @@ from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
-__all__ = ["chunks", "from_micros", "live", "matching", "micros", "moment", "visible", "within_reach"]
+__all__ = ["chunks", "from_micros", "live", "matching", "micros", "moment", "of_collection", "visible", "within_reach"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CHUNK = 5000
@@ -94,7 +94,9 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     conditions = [
         visible(wanted.visibility, by_id=by_id),
         live(wanted.now),
+        cubes.c.item_path.is_(None),  # items are asked for by name, see items.py
         of_types(wanted.types),
+        of_collection(wanted.collection),
         or_(cubes.c.valid_from.is_(None), cubes.c.valid_from <= holds_at),
         or_(cubes.c.valid_until.is_(None), cubes.c.valid_until > holds_at),
     ]
@@ -102,6 +104,12 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
         conditions.append(func.coalesce(cubes.c.at, cubes.c.created) < micros(wanted.before))
     conditions += [field_matches(name, value) for name, value in wanted.filters.items()]
     return and_(*conditions)
+
+
+def of_collection(name: str | None) -> Condition:
+    """Return the condition that a cube is a document of that collection; None: that it is in none."""
+    column = schema.cubes.c.collection
+    return column.is_(None) if name is None else column == name
 
 
 def of_types(types: Sequence[MemoryType]) -> Condition:

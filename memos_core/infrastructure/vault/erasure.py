@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, insert, select, update
 from memos_core.cube import MemCube
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks
+from memos_core.infrastructure.vault.jobs import remove_jobs_about
 from memos_core.infrastructure.vault.rows import cube_of, current, headers
 from memos_core.infrastructure.vault.values import ErasedRows, Visibility
 
@@ -31,6 +32,7 @@ def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str]
     bytes_used = used_by(session, doomed)
     vectors = remove_passages(session, doomed, queue=False)
     unlink(session, doomed)
+    remove_jobs_about(session, doomed)
     forget_details(session, doomed)
     versions = remove_rows(session, doomed)
     orphans = unreferenced(session, addresses)
@@ -146,8 +148,14 @@ def unreferenced(session: WriteSession, addresses: Sequence[str]) -> tuple[str, 
 
 
 def note_pending(session: WriteSession, addresses: Sequence[str]) -> None:
-    rows = [{"kind": "wal", "subject": ""}]
+    """Note what the disk still holds.
+
+    A new note takes the place of an older one of its kind, also of one that a purge is at work on: the purge strikes
+    out what it knew of, so the new one stays for the next time. Many deletions leave one note.
+    """
+    pending = schema.pending_erasure
+    kinds = ("wal", "index") if session.queues else ("wal",)
+    session.connection.execute(delete(pending).where(pending.c.kind.in_(kinds)))
+    rows = [{"kind": kind, "subject": ""} for kind in kinds]
     rows += [{"kind": "blob", "subject": address} for address in addresses]
-    if session.queues:
-        rows.append({"kind": "index", "subject": ""})
-    session.connection.execute(insert(schema.pending_erasure), rows)
+    session.connection.execute(insert(pending), rows)

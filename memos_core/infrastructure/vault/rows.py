@@ -36,12 +36,17 @@ __all__ = [
     "cube_row",
     "current",
     "decode_vector",
+    "decoded_path",
     "encode_vector",
+    "encoded_path",
     "headers",
     "size_of",
     "terms_crc",
     "version_row",
 ]
+
+SEPARATOR = "\x1f"
+"""Ends a segment of an item's path. No segment holds it."""
 
 
 def current() -> Select[Any]:
@@ -128,15 +133,28 @@ def cube_row(cube: MemCube) -> dict[str, Any]:
         "uri": source.uri,
         "kind": descriptive.kind,
         "language": descriptive.language,
+        "collection": descriptive.collection,
         "at": micros(source.at),
         "created": micros(descriptive.created),
         "valid_from": micros(descriptive.valid_from),
         "valid_until": micros(descriptive.valid_until),
         "expires_at": micros(governance.retention.expires_at),
         "fingerprint": None if isinstance(cube.payload, PlaintextPayload) else cube.payload.fingerprint,
+        "item_path": None if descriptive.item is None else encoded_path(descriptive.item.path),
+        "item_key": None if descriptive.item is None else descriptive.item.key,
         "header": header,
         "header_digest": digest,
     }
+
+
+def encoded_path(path: Sequence[str]) -> str:
+    """Return the path of an item as one text. What lies below a path begins with it, segment by segment."""
+    return "".join(f"{segment}{SEPARATOR}" for segment in path)
+
+
+def decoded_path(text: str) -> tuple[str, ...]:
+    """Return the path that ``encoded_path`` wrote."""
+    return tuple(text.split(SEPARATOR)[:-1])
 
 
 def version_row(cube: MemCube, *, author: str, reason: str, committed: datetime) -> dict[str, Any]:
@@ -166,9 +184,10 @@ def blob_of(cube: MemCube) -> str | None:
 
 
 def size_of(cube: MemCube) -> int:
-    """Return what a version counts towards a quota: its text in UTF-8, or its blob."""
+    """Return what a version counts towards a quota: its text and metadata in UTF-8, or its blob."""
     if isinstance(cube.payload, PlaintextPayload):
-        return len(cube.payload.text.encode())
+        metadata = cube.header.descriptive.metadata
+        return len(cube.payload.text.encode()) + (len(canonical_json(dict(metadata))) if metadata else 0)
     return cube.payload.blob.size_bytes
 
 
