@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.events import (
         MemosEvent,
         MemosEventHandler,
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
     from memos_llamaindex.retrievers import MemosRetriever
+    from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
+    "MemosEmbedding": "embeddings",
     "MemosEvent": "events",
     "MemosEventHandler": "events",
     "MemosForgetEvent": "events",
@@ -37,10 +40,12 @@ HOMES = {
     "MemosMemoryBlock": "memory_block",
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
+    "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
 }
 
 __all__ = [
+    "MemosEmbedding",
     "MemosEvent",
     "MemosEventHandler",
     "MemosForgetEvent",
@@ -50,6 +55,7 @@ __all__ = [
     "MemosMemoryBlock",
     "MemosRecallEvent",
     "MemosRetriever",
+    "MemosVectorStore",
     "MemosWriteEvent",
 ]
 
