@@ -30,7 +30,7 @@ from memos_core.engine.generate import Session
 from memos_core.engine.kv.cache import container
 from memos_core.engine.kv.codec import KVBlob, as_token_ids, decode, encode
 from memos_core.engine.loading import LoadedModel, MemorySource
-from memos_core.engine.resolve import Reuse
+from memos_core.engine.work import Reuse
 from memos_core.testing.models import payload_of
 
 SHAPE = {
