@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_llamaindex.embeddings import MemosEmbedding
+    from memos_llamaindex.events import (
     from memos_llamaindex.llms import MemosLLM
+    from memos_llamaindex.memory import MemosMemory
+    from memos_llamaindex.memory_block import MemosMemoryBlock
     from memos_llamaindex.query_engine import MemosQueryEngine
     from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
@@ -23,20 +26,36 @@ if TYPE_CHECKING:
 
 HOMES = {
     "MemosEmbedding": "embeddings",
+    "MemosEvent": "events",
+    "MemosEventHandler": "events",
+    "MemosForgetEvent": "events",
+    "MemosInjectEvent": "events",
     "MemosLLM": "llms",
+    "MemosMemory": "memory",
+    "MemosMemoryBlock": "memory_block",
     "MemosQueryEngine": "query_engine",
+    "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
     "MemosSynthesizer": "response_synthesizers",
     "MemosVectorStore": "vector_stores",
+    "MemosWriteEvent": "events",
 }
 
 __all__ = [
     "MemosEmbedding",
+    "MemosEvent",
+    "MemosEventHandler",
+    "MemosForgetEvent",
+    "MemosInjectEvent",
     "MemosLLM",
+    "MemosMemory",
+    "MemosMemoryBlock",
     "MemosQueryEngine",
+    "MemosRecallEvent",
     "MemosRetriever",
     "MemosSynthesizer",
     "MemosVectorStore",
+    "MemosWriteEvent",
 ]
 
 
