@@ -57,6 +57,8 @@ class MemLifecycle:
         check_editable(before)
         if before.type is not MemoryType.PLAINTEXT:
             raise InvalidInput(f"memory {cube_id} is {before.type}; only plaintext can be edited")
+        if before.header.descriptive.item is not None:
+            raise InvalidInput(f"memory {cube_id} is an item; put it anew through Scope.items")
         if collection := before.header.descriptive.collection:
             raise InvalidInput(f"memory {cube_id} is a document of {collection!r}; upsert it there")
         after = next_version(before, text, self.governance.clock.now())
