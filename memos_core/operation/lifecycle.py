@@ -126,7 +126,7 @@ class MemLifecycle:
         state = State.ARCHIVED if archived else State.ACTIVE
         with self.vault.write() as session:
             cube = self.changeable(found(session.cube(visibility, cube_id), cube_id))
-            check_archivable(cube)
+            check_archivable(cube, archived=archived, now=session.now)
             if state is State.ACTIVE and cube.state is not State.ACTIVE:
                 self.free_key(session, principal, cube)
             if cube.state is not state:

@@ -12,6 +12,7 @@ The paper's words (arXiv 2505.22101) map onto these: ``generated`` is an active 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Literal
 
 from memos_core.cube import MemCube, State
@@ -53,14 +54,16 @@ def check_transition(cube: MemCube, to: State) -> None:
         raise IllegalTransition(cube.id, cube.state, ADVICE[cube.state])
 
 
-def check_archivable(cube: MemCube) -> None:
-    """Raise where ``cube`` may neither be archived nor brought back from the archive.
+def check_archivable(cube: MemCube, *, archived: bool, now: datetime) -> None:
+    """Raise where ``cube`` may not go into the archive, or not come back from it.
 
     Raises:
-        IllegalTransition: It is merged or expired.
+        IllegalTransition: It is merged, expired, or expired in the archive.
     """
-    if State.ARCHIVED is not cube.state and State.ARCHIVED not in LEGAL[cube.state]:
-        raise IllegalTransition(cube.id, cube.state, ADVICE[cube.state])
+    ends = cube.header.governance.retention.expires_at
+    state = State.EXPIRED if not archived and ends is not None and ends <= now else cube.state
+    if state in (State.MERGED, State.EXPIRED):
+        raise IllegalTransition(cube.id, state, ADVICE[state])
 
 
 def check_editable(cube: MemCube) -> None:
