@@ -16,6 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.events import (
+        MemosEvent,
+        MemosEventHandler,
+        MemosForgetEvent,
+        MemosInjectEvent,
+        MemosRecallEvent,
+        MemosWriteEvent,
+    )
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
