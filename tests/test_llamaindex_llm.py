@@ -177,7 +177,8 @@ def test_metadata_describe_the_model(llm: MemosLLM) -> None:
     metadata = llm.metadata
     assert (metadata.context_window, metadata.num_output, metadata.model_name) == (2048, 12, "tiny")
     assert metadata.is_chat_model
-    assert not metadata.is_function_calling_model
+    assert metadata.is_function_calling_model
+    assert not MemosLLM(is_function_calling_model=False).metadata.is_function_calling_model
 
 
 def test_a_stop_string_and_a_seed_are_honoured(llm: MemosLLM) -> None:
