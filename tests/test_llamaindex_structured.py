@@ -179,7 +179,7 @@ def test_the_mode_of_programs_is_respected(ada: Scope) -> None:
     by_call = MemosLLM(memory=ada, max_tokens=80, pydantic_program_mode=PydanticProgramMode.FUNCTION)
     assert isinstance(by_call.structured_predict(Cat, ASK, question=QUESTION), Cat)
     asked = MemosLLM(memory=ada, max_tokens=80, pydantic_program_mode=PydanticProgramMode.LLM)
-    with pytest.raises(ValueError, match="(?i)json"):  # asks in the prompt only, which noise does not follow
+    with pytest.raises(ValueError, match=r"(?i)json"):  # asks in the prompt only, which noise does not follow
         asked.structured_predict(Cat, PromptTemplate("{question}"), question=QUESTION)
 
 
