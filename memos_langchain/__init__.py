@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
+    from memos_langchain.store import MemosStore
     from memos_langchain.tools import create_memory_tools
     from memos_langchain.vectorstores import MemosVectorStore
 
@@ -26,6 +27,7 @@ HOMES = {
     "MemosEmbeddings": "embeddings",
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
+    "MemosStore": "store",
     "MemosVectorStore": "vectorstores",
     "create_memory_tools": "tools",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "MemosEmbeddings",
     "MemosMiddleware",
     "MemosRetriever",
+    "MemosStore",
     "MemosVectorStore",
     "create_memory_tools",
 ]
