@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.items import Items
     from memos_core.interface.reader import as_messages
+    from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
     from memos_core.operation.items import ItemIndex
@@ -111,6 +112,7 @@ HOMES = {
     "Usage": "memos_core.records",
     "Where": "memos_core.filters",
     "as_messages": "memos_core.interface.reader",
+    "extractive_summary": "memos_core.interface.summary",
     "parse_where": "memos_core.filters",
     "resolve_scope": "memos_core.binding",
 }
@@ -171,6 +173,7 @@ __all__ = [
     "Where",
     "__version__",
     "as_messages",
+    "extractive_summary",
     "parse_where",
     "resolve_scope",
 ]
