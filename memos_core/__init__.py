@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_core.address import Address, address_of, scope_at
     from memos_core.binding import Binding, resolve_scope
     from memos_core.collection import Collection
     from memos_core.conversation import Conversation, Remember
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
+    "Address": "memos_core.address",
     "AllOf": "memos_core.filters",
     "AnyOf": "memos_core.filters",
     "Binding": "memos_core.binding",
@@ -110,15 +112,18 @@ HOMES = {
     "ToolCall": "memos_core.tools",
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
+    "address_of": "memos_core.address",
     "Where": "memos_core.filters",
     "as_messages": "memos_core.interface.reader",
     "extractive_summary": "memos_core.interface.summary",
     "parse_where": "memos_core.filters",
     "resolve_scope": "memos_core.binding",
+    "scope_at": "memos_core.address",
 }
 """Where each public name lives; it is imported when it is first asked for."""
 
 __all__ = [
+    "Address",
     "AllOf",
     "AnyOf",
     "Binding",
@@ -172,10 +177,12 @@ __all__ = [
     "Usage",
     "Where",
     "__version__",
+    "address_of",
     "as_messages",
     "extractive_summary",
     "parse_where",
     "resolve_scope",
+    "scope_at",
 ]
 
 

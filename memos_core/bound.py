@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memos_core.delegation import of_layer
@@ -50,8 +52,17 @@ class BoundScope:
         return self._principal.session
 
     @property
+    def path(self) -> Path:
+        """The folder of the vault, absolute."""
+        return self._layers.vault.root
+
+    @property
     def engine(self) -> Engine | None:
         return self._layers.engine
+
+    def now(self) -> datetime:
+        """Return the time by the vault's clock."""
+        return self._layers.governance.clock.now()
 
     def __repr__(self) -> str:
         return f"Scope(user={self.user!r}, agent={self.agent!r}, session={self.session!r})"

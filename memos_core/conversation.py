@@ -86,7 +86,7 @@ class Conversation:
         """
         held = {normalised(memory.cube.text) for memory in self.scope.context_of(recalled).plan.memories}
         said = [message for message in messages if message.role in SPOKEN[self.remember]]
-        turns = chat_turns(said, user=self.scope.user, session=self.session)
+        turns = chat_turns(said, user=self.scope.user, session=self.session, at=self.scope.now())
         return self.add([turn for turn in turns if normalised(turn.text) not in held])
 
     @property

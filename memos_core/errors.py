@@ -30,6 +30,7 @@ keeps working, and carries what a program needs to act on it as attributes.
         ├── EngineMissing                      the call needs an engine and none was given
         ├── ModelNotFound (FileNotFoundError)  no model at that path, and it cannot be fetched
         ├── ContextOverflow (ValueError)       the prompt does not fit the model's context window
+        ├── AdapterMismatch (ValueError)       the adapter was made for another model
         ├── DeviceMemoryExceeded (MemoryError) the request does not fit the memory of the device
         ├── InjectionUnavailable               ``strict=True`` and a memory could not go in as asked
         ├── UnsupportedOption (ValueError)     the engine cannot do what was asked
@@ -41,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AdapterMismatch",
     "BlobDamaged",
     "ContextOverflow",
     "CubeConflict",
@@ -292,6 +294,18 @@ class ContextOverflow(EngineError, ValueError):
         )
         self.needed = needed
         self.window = window
+
+
+class AdapterMismatch(EngineError, ValueError):
+    """An adapter does not fit the engine's model, or was made for other weights.
+
+    Attributes:
+        adapter: Its cube id or name.
+    """
+
+    def __init__(self, adapter: str, reason: str) -> None:
+        super().__init__(f"adapter {adapter} cannot be used with this model: {reason}")
+        self.adapter = adapter
 
 
 class DeviceMemoryExceeded(EngineError, MemoryError):

@@ -62,6 +62,10 @@ class Layers:
     """Every engine that has served these memories and may still hold KV of them."""
 
 
+OPEN: WeakSet[MemOS] = WeakSet()
+"""The handles of this process, so that saved state finds the vault that it belongs to."""
+
+
 class MemOS:
     """A memory operating system over one vault. Thread-safe; close it, or use it in a ``with`` block.
 
@@ -75,6 +79,7 @@ class MemOS:
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
         self._worker = Worker(layers.jobs, tasks_of(layers))
+        OPEN.add(self)
 
     @classmethod
     def open(
@@ -160,6 +165,16 @@ class MemOS:
     @property
     def engine(self) -> Engine | None:
         return self._layers.engine
+
+    @property
+    def path(self) -> Path:
+        """The folder of the vault, absolute."""
+        return self._layers.vault.root
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle can no longer be used here: it was closed, or inherited through a fork."""
+        return self._layers.vault.closed
 
     def users(self) -> list[str]:
         """Return the users that have memory here, sorted. For administration: no scope can do this."""

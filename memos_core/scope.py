@@ -27,7 +27,6 @@ from memos_core.infrastructure.vault import UsageDelta
 from memos_core.interface.arguments import TypeName, memory_call, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext, build_context, context_of
-from memos_core.interface.exchange import chat_turns
 from memos_core.interface.exporting import write_lines
 from memos_core.interface.items import Items
 from memos_core.interface.reader import as_messages, as_turn
@@ -111,18 +110,6 @@ class Scope(BoundScope):
         if committed:
             self._emit("memory.added", committed)
         return receipts
-
-    def remember(
-        self, messages: Sequence[Message | Mapping[str, Any]], *, session: str | None = None, speaker: str | None = None
-    ) -> builtins.list[Receipt]:
-        """Remember what user and assistant say in a chat: text that is neither empty nor recalled memory itself.
-
-        Args:
-            messages: OpenAI-style. Those of other roles are passed over. A message's ``name`` is its speaker.
-            session: Conversation that they belong to.
-            speaker: Who speaks as the assistant, if not just ``assistant``.
-        """
-        return self._add(chat_turns(messages, user=self.user, assistant=speaker, session=session, at=self._now()))
 
     def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
         """Give someone else a right. Not available yet."""
@@ -415,7 +402,6 @@ class Scope(BoundScope):
 
     aadd = in_thread(add)
     aadd_many = in_thread(add_many)
-    aremember = in_thread(remember)
     agrant = in_thread(grant)
     aforget = in_thread(forget)
     asearch = in_thread(search)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
+    from memos_langchain.store import MemosStore
     from memos_langchain.summarization import MemosSummarizer
     from memos_langchain.tools import create_memory_tools
     from memos_langchain.vectorstores import MemosVectorStore
@@ -30,6 +31,7 @@ HOMES = {
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
     "MemosSummarizer": "summarization",
+    "MemosStore": "store",
     "MemosVectorStore": "vectorstores",
     "create_memory_tools": "tools",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "MemosEmbeddings",
     "MemosMiddleware",
     "MemosRetriever",
+    "MemosStore",
     "MemosSummarizer",
     "MemosVectorStore",
     "create_memory_tools",

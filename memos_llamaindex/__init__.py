@@ -15,22 +15,48 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_llamaindex.embeddings import MemosEmbedding
+    from memos_llamaindex.events import (
+        MemosEvent,
+        MemosEventHandler,
+        MemosForgetEvent,
+        MemosInjectEvent,
+        MemosRecallEvent,
+        MemosWriteEvent,
+    )
     from memos_llamaindex.llms import MemosLLM
+    from memos_llamaindex.memory import MemosMemory
+    from memos_llamaindex.memory_block import MemosMemoryBlock
     from memos_llamaindex.retrievers import MemosRetriever
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
     "MemosEmbedding": "embeddings",
+    "MemosEvent": "events",
+    "MemosEventHandler": "events",
+    "MemosForgetEvent": "events",
+    "MemosInjectEvent": "events",
     "MemosLLM": "llms",
+    "MemosMemory": "memory",
+    "MemosMemoryBlock": "memory_block",
+    "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
     "MemosVectorStore": "vector_stores",
+    "MemosWriteEvent": "events",
 }
 
 __all__ = [
     "MemosEmbedding",
+    "MemosEvent",
+    "MemosEventHandler",
+    "MemosForgetEvent",
+    "MemosInjectEvent",
     "MemosLLM",
+    "MemosMemory",
+    "MemosMemoryBlock",
+    "MemosRecallEvent",
     "MemosRetriever",
     "MemosVectorStore",
+    "MemosWriteEvent",
 ]
 
 
