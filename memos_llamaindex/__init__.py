@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         MemosRecallEvent,
         MemosWriteEvent,
     )
+    from memos_llamaindex.ingestion import MemosKVPrecompute
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
+    from memos_llamaindex.postprocessor import MemosNodePostprocessor
     from memos_llamaindex.query_engine import MemosQueryEngine
     from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
@@ -37,9 +39,11 @@ HOMES = {
     "MemosEventHandler": "events",
     "MemosForgetEvent": "events",
     "MemosInjectEvent": "events",
+    "MemosKVPrecompute": "ingestion",
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",
+    "MemosNodePostprocessor": "postprocessor",
     "MemosQueryEngine": "query_engine",
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
@@ -54,9 +58,11 @@ __all__ = [
     "MemosEventHandler",
     "MemosForgetEvent",
     "MemosInjectEvent",
+    "MemosKVPrecompute",
     "MemosLLM",
     "MemosMemory",
     "MemosMemoryBlock",
+    "MemosNodePostprocessor",
     "MemosQueryEngine",
     "MemosRecallEvent",
     "MemosRetriever",
