@@ -1,7 +1,7 @@
 """An agent of LangChain that is asked twenty questions over some 2,000 tokens of memory, held in six ways.
 
-The facts are turns of the bundled conversation, in which the answers are marked. The model is the bundled reader, so that
-answers are right or wrong; its times are those of a model of a million parameters, and only their ratios mean anything.
+The facts are turns of the bundled conversation, in which the answers are marked. The model is the bundled reader, so
+that answers are right or wrong; its times are those of a model of a million parameters, and only ratios mean anything.
 
 - ``history``: the facts are messages of the conversation, as an agent without long-term memory has them.
 - ``langmem``: LangMem's search tool over LangGraph's InMemoryStore with the same vectors, called before each question
