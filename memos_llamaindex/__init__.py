@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
     from memos_llamaindex.retrievers import MemosRetriever
+    from memos_llamaindex.tools import MemosToolSpec
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
@@ -40,6 +41,7 @@ HOMES = {
     "MemosMemoryBlock": "memory_block",
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
+    "MemosToolSpec": "tools",
     "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "MemosMemoryBlock",
     "MemosRecallEvent",
     "MemosRetriever",
+    "MemosToolSpec",
     "MemosVectorStore",
     "MemosWriteEvent",
 ]
