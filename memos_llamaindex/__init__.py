@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.chat_engine import MemosContextChatEngine
     from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.events import (
         MemosEvent,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
+    "MemosContextChatEngine": "chat_engine",
     "MemosEmbedding": "embeddings",
     "MemosEvent": "events",
     "MemosEventHandler": "events",
@@ -47,6 +49,7 @@ HOMES = {
 }
 
 __all__ = [
+    "MemosContextChatEngine",
     "MemosEmbedding",
     "MemosEvent",
     "MemosEventHandler",
