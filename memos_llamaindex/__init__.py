@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
+    from memos_llamaindex.query_engine import MemosQueryEngine
+    from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
     from memos_llamaindex.tools import MemosToolSpec
     from memos_llamaindex.vector_stores import MemosVectorStore
@@ -41,8 +43,10 @@ HOMES = {
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",
+    "MemosQueryEngine": "query_engine",
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
+    "MemosSynthesizer": "response_synthesizers",
     "MemosToolSpec": "tools",
     "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
@@ -58,8 +62,10 @@ __all__ = [
     "MemosLLM",
     "MemosMemory",
     "MemosMemoryBlock",
+    "MemosQueryEngine",
     "MemosRecallEvent",
     "MemosRetriever",
+    "MemosSynthesizer",
     "MemosToolSpec",
     "MemosVectorStore",
     "MemosWriteEvent",
