@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.chat_stores import MemosAsyncChatStore, MemosChatStore
     from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.events import (
         MemosEvent,
@@ -27,14 +28,20 @@ if TYPE_CHECKING:
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
     from memos_llamaindex.retrievers import MemosRetriever
+    from memos_llamaindex.stores import MemosDocumentStore, MemosIndexStore, MemosKVStore, memos_storage_context
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
+    "MemosAsyncChatStore": "chat_stores",
+    "MemosChatStore": "chat_stores",
+    "MemosDocumentStore": "stores",
     "MemosEmbedding": "embeddings",
     "MemosEvent": "events",
     "MemosEventHandler": "events",
     "MemosForgetEvent": "events",
+    "MemosIndexStore": "stores",
     "MemosInjectEvent": "events",
+    "MemosKVStore": "stores",
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",
@@ -42,14 +49,20 @@ HOMES = {
     "MemosRetriever": "retrievers",
     "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
+    "memos_storage_context": "stores",
 }
 
 __all__ = [
+    "MemosAsyncChatStore",
+    "MemosChatStore",
+    "MemosDocumentStore",
     "MemosEmbedding",
     "MemosEvent",
     "MemosEventHandler",
     "MemosForgetEvent",
+    "MemosIndexStore",
     "MemosInjectEvent",
+    "MemosKVStore",
     "MemosLLM",
     "MemosMemory",
     "MemosMemoryBlock",
@@ -57,6 +70,7 @@ __all__ = [
     "MemosRetriever",
     "MemosVectorStore",
     "MemosWriteEvent",
+    "memos_storage_context",
 ]
 
 
