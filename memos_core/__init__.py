@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.items import Items
     from memos_core.interface.reader import as_messages
+    from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
     from memos_core.operation.item_writing import ItemTransaction
@@ -116,6 +117,7 @@ HOMES = {
     "address_of": "memos_core.address",
     "Where": "memos_core.filters",
     "as_messages": "memos_core.interface.reader",
+    "extractive_summary": "memos_core.interface.summary",
     "parse_where": "memos_core.filters",
     "resolve_scope": "memos_core.binding",
     "scope_at": "memos_core.address",
@@ -180,6 +182,7 @@ __all__ = [
     "__version__",
     "address_of",
     "as_messages",
+    "extractive_summary",
     "parse_where",
     "resolve_scope",
     "scope_at",

@@ -231,6 +231,8 @@ class Scope(BoundScope):
         cursor: str | None = None,
         type: TypeName = "plaintext",
         state: State | str = State.ACTIVE,
+        session: str | None = None,
+        newest: bool = False,
     ) -> Page:
         """Return memories in the order in which they were stored, ``limit`` at a time.
 
@@ -239,17 +241,21 @@ class Scope(BoundScope):
             cursor: ``page.cursor`` of the page before.
             type: Memory type, or ``any``.
             state: ``active`` (default), ``archived`` or ``expired``.
+            session: Only what belongs to this session.
+            newest: Begin with what was stored last, and go back.
         """
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
-        with self._layers.vault.read() as session:
-            cubes = session.listing(
+        with self._layers.vault.read() as ledger:
+            cubes = ledger.listing(
                 self._visibility,
                 limit=limit + 1,
                 after=cursor,
                 types=memory_types(type),
                 states=(memory_state(state),),
                 now=self._now(),
+                belonging=session,
+                newest=newest,
             )
         more = len(cubes) > limit
         return Page(tuple(cubes[:limit]), cubes[limit - 1].id if more else None)
