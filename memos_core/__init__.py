@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
+    from memos_core.operation.resolving import Resolution
     from memos_core.records import (
         Erasure,
         Hit,
@@ -108,6 +109,7 @@ HOMES = {
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
+    "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
@@ -173,6 +175,7 @@ __all__ = [
     "Remember",
     "Reply",
     "ReplyChunk",
+    "Resolution",
     "Scope",
     "State",
     "ToolCall",

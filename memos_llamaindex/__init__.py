@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
+    from memos_llamaindex.query_engine import MemosQueryEngine
+    from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
     from memos_llamaindex.stores import MemosDocumentStore, MemosIndexStore, MemosKVStore, memos_storage_context
     from memos_llamaindex.vector_stores import MemosVectorStore
@@ -45,8 +47,10 @@ HOMES = {
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",
+    "MemosQueryEngine": "query_engine",
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
+    "MemosSynthesizer": "response_synthesizers",
     "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
     "memos_storage_context": "stores",
@@ -66,8 +70,10 @@ __all__ = [
     "MemosLLM",
     "MemosMemory",
     "MemosMemoryBlock",
+    "MemosQueryEngine",
     "MemosRecallEvent",
     "MemosRetriever",
+    "MemosSynthesizer",
     "MemosVectorStore",
     "MemosWriteEvent",
     "memos_storage_context",
