@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
+    from memos_core.operation.resolving import Resolution
     from memos_core.records import (
         Erasure,
         Hit,
@@ -85,6 +87,7 @@ HOMES = {
     "InjectionPlan": "memos_core.records",
     "Item": "memos_core.item",
     "ItemIndex": "memos_core.operation.items",
+    "ItemTransaction": "memos_core.operation.item_writing",
     "Items": "memos_core.interface.items",
     "Job": "memos_core.infrastructure.vault",
     "JobSettings": "memos_core.operation.jobs",
@@ -106,6 +109,7 @@ HOMES = {
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
+    "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
@@ -148,6 +152,7 @@ __all__ = [
     "InjectionPlan",
     "Item",
     "ItemIndex",
+    "ItemTransaction",
     "Items",
     "Job",
     "JobSettings",
@@ -170,6 +175,7 @@ __all__ = [
     "Remember",
     "Reply",
     "ReplyChunk",
+    "Resolution",
     "Scope",
     "State",
     "ToolCall",
