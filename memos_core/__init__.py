@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
     from memos_core.operation.resolving import Resolution
@@ -86,6 +87,7 @@ HOMES = {
     "InjectionPlan": "memos_core.records",
     "Item": "memos_core.item",
     "ItemIndex": "memos_core.operation.items",
+    "ItemTransaction": "memos_core.operation.item_writing",
     "Items": "memos_core.interface.items",
     "Job": "memos_core.infrastructure.vault",
     "JobSettings": "memos_core.operation.jobs",
@@ -150,6 +152,7 @@ __all__ = [
     "InjectionPlan",
     "Item",
     "ItemIndex",
+    "ItemTransaction",
     "Items",
     "Job",
     "JobSettings",

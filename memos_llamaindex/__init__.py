@@ -14,6 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.chat_engine import MemosContextChatEngine
+    from memos_llamaindex.chat_stores import MemosAsyncChatStore, MemosChatStore
     from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.events import (
         MemosEvent,
@@ -31,15 +33,23 @@ if TYPE_CHECKING:
     from memos_llamaindex.query_engine import MemosQueryEngine
     from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
+    from memos_llamaindex.stores import MemosDocumentStore, MemosIndexStore, MemosKVStore, memos_storage_context
+    from memos_llamaindex.tools import MemosToolSpec
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
+    "MemosAsyncChatStore": "chat_stores",
+    "MemosChatStore": "chat_stores",
+    "MemosContextChatEngine": "chat_engine",
+    "MemosDocumentStore": "stores",
     "MemosEmbedding": "embeddings",
     "MemosEvent": "events",
     "MemosEventHandler": "events",
     "MemosForgetEvent": "events",
+    "MemosIndexStore": "stores",
     "MemosInjectEvent": "events",
     "MemosKVPrecompute": "ingestion",
+    "MemosKVStore": "stores",
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",
@@ -48,17 +58,25 @@ HOMES = {
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
     "MemosSynthesizer": "response_synthesizers",
+    "MemosToolSpec": "tools",
     "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
+    "memos_storage_context": "stores",
 }
 
 __all__ = [
+    "MemosAsyncChatStore",
+    "MemosChatStore",
+    "MemosContextChatEngine",
+    "MemosDocumentStore",
     "MemosEmbedding",
     "MemosEvent",
     "MemosEventHandler",
     "MemosForgetEvent",
+    "MemosIndexStore",
     "MemosInjectEvent",
     "MemosKVPrecompute",
+    "MemosKVStore",
     "MemosLLM",
     "MemosMemory",
     "MemosMemoryBlock",
@@ -67,8 +85,10 @@ __all__ = [
     "MemosRecallEvent",
     "MemosRetriever",
     "MemosSynthesizer",
+    "MemosToolSpec",
     "MemosVectorStore",
     "MemosWriteEvent",
+    "memos_storage_context",
 ]
 
 
