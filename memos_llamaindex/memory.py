@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from memos_core import Conversation, Erasure, MemCube, MemOS, Scope, resolve_scope
+from memos_core import Conversation, Erasure, MemCube, MemOS, Remember, Scope, resolve_scope
 from memos_core.binding import DEFAULT_NAMESPACE
 from memos_core.cube import normalised
 from memos_core.errors import InvalidInput, MissingExtra, ScopeConflict
@@ -56,6 +56,7 @@ class MemosMemory(ShortTermMemory):
         k: Most memories that are new to the conversation, a turn.
         max_memory_tokens: Most tokens of what is recalled; None: what the history leaves of the limit, at most 2048.
         write: ``through`` remembers each message at once; ``flush`` when it leaves the history; ``off`` never.
+        remember: Whose turns are remembered: ``both``, the ``user``'s alone, or ``none``.
         per_session: Recall only what was said in this session, or belongs to none.
         per_agent: In an ``AgentWorkflow``, recall as the agent whose turn it is: what is shared, and what that agent
             holds alone. What is said is shared.
@@ -67,6 +68,7 @@ class MemosMemory(ShortTermMemory):
     k: int = Field(default=8, gt=0, description="Most memories that are new to the conversation, a turn.")
     max_memory_tokens: int | None = Field(default=None, ge=0, description="Most tokens of what is recalled.")
     write: Literal["through", "flush", "off"] = Field(default="through", description="When messages are remembered.")
+    remember: Remember = Field(default="both", description="Whose turns are remembered.")
     per_session: bool = Field(default=False, description="Recall only what was said in this session.")
     per_agent: bool = Field(default=False, description="Recall as the agent whose turn it is.")
 
@@ -80,6 +82,7 @@ class MemosMemory(ShortTermMemory):
                 k=self.k,
                 max_tokens=self.room_for_memory,
                 per_session=self.per_session,
+                remember=self.remember,
                 accept_short_term_memory=self.write == "flush",
             )
             bound = block.home(self.session_id).session  # a name that cannot be is told now

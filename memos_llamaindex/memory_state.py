@@ -36,6 +36,7 @@ SETTINGS = (
     "k",
     "max_memory_tokens",
     "write",
+    "remember",
     "per_session",
     "per_agent",
 )

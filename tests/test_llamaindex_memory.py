@@ -249,6 +249,15 @@ async def test_off_remembers_nothing_and_recalls(ada: Scope) -> None:
     assert CAT in recalled_text(await memory.aget(input=QUESTION))
 
 
+async def test_the_users_turns_alone_may_be_remembered(ada: Scope) -> None:
+    memory = remembering(ada, remember="user")
+    await memory.aput_messages([user(CAT), assistant("Noted.")])
+    assert [cube.text for cube in ada.list()] == [CAT]
+    assert MemosMemory.from_dict(memory.to_dict()).remember == "user"
+    with pytest.raises(ValidationError):
+        remembering(ada, remember="all")
+
+
 async def test_a_reset_empties_the_history_and_leaves_memory(ada: Scope) -> None:
     memory = remembering(ada)
     await memory.aput(user(CAT))
