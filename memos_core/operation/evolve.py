@@ -169,15 +169,19 @@ class MemEvolution:
             return
         if all(memory.placed is Placement.KV for memory in plan.memories) or any(m.passage for m in plan.memories):
             return
-        if all(BackgroundPreference.comes_back(memory) for memory in plan.memories):
-            with self.vault.write() as session:
-                self.queue.add(
-                    session,
-                    principal,
-                    TransformTask.kind,
-                    plan.cube_ids,
-                    parameters={"to": str(MemoryType.ACTIVATION)},
-                )
+        if not all(BackgroundPreference.comes_back(memory) for memory in plan.memories):
+            return
+        parameters = {"to": str(MemoryType.ACTIVATION)}
+        with self.vault.write() as session:
+            if not self._held(session, principal, [memory.cube for memory in plan.memories]):
+                self.queue.add(session, principal, TransformTask.kind, plan.cube_ids, parameters=parameters)
+
+    def _held(self, session: WriteSession, principal: Principal, cubes: Sequence[MemCube]) -> bool:
+        """Tell whether there is KV of just these memories; it may not have been worth loading."""
+        visibility = self.governance.visibility(principal)
+        made = session.cubes(visibility, session.derived(visibility, [cubes[-1].id], recursive=False))
+        wanted = tuple((cube.id, cube.version) for cube in cubes)
+        return any(made_from(each) == wanted and each.type is MemoryType.ACTIVATION for each in made)
 
     def _carry_out(self, principal: Principal, decision: Decision) -> Decision:
         with self.vault.write() as session:
@@ -223,11 +227,8 @@ def decide(
     coming = [*promoted(user, texts, staying, policy, now), *parametrised(user, texts, staying, policy, now)]
     room = policy.max_derived_bytes - sum(bytes_of(cube) for cube in staying)
     loose = [cube for cube in loose if cube.id not in gone]
-    return (
-        *going,
-        *overflowing(user, loose, -room, now),
-        *within_budget(coming, {**known, **{cube.id: cube for cube in texts}}, derived, policy, room),
-    )
+    known |= {cube.id: cube for cube in texts}
+    return (*going, *overflowing(user, loose, -room, now), *within_budget(coming, known, derived, policy, room))
 
 
 def cooled(
