@@ -23,8 +23,10 @@ from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.reader import MemReader
 from memos_core.operation.activations import ScopeActivations
 from memos_core.operation.lifecycle import MemLifecycle
-from memos_core.operation.operator import Fusion, MemOperator, passages_of
+from memos_core.operation.operator import MemOperator, passages_of
+from memos_core.operation.ranker import Ranker
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.search import SearchSettings
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -73,7 +75,8 @@ class MemOS:
         max_text_chars: int | None = None,
         max_bytes: int | None = None,
         scheduler: MemScheduler | None = None,
-        fusion: Fusion | None = None,
+        search: SearchSettings | None = None,
+        ranker: Ranker | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -88,7 +91,8 @@ class MemOS:
             max_text_chars: Short for ``limits``: longest text of one memory.
             max_bytes: Short for ``limits``: most bytes of one namespace.
             scheduler: How memories are chosen.
-            fusion: How the parts of a search are weighed.
+            search: How memories are found.
+            ranker: Weighs what speaks for a memory; by default the one that ships with the project.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -107,7 +111,8 @@ class MemOS:
                 MemGovernance(clock=clock, limits=limits),
                 engine,
                 scheduler=scheduler,
-                fusion=fusion,
+                search=search,
+                ranker=ranker,
                 emit=on_event,
             )
         )
@@ -211,12 +216,13 @@ def wire(
     engine: Engine | None,
     *,
     scheduler: MemScheduler | None,
-    fusion: Fusion | None,
+    search: SearchSettings | None,
+    ranker: Ranker | None,
     emit: Callable[[Event], None],
 ) -> Layers:
     """Put the layers together."""
     ids = UlidFactory()
-    operator = MemOperator(vault, governance, ids, fusion)
+    operator = MemOperator(vault, governance, ids, search, ranker)
     lifecycle = MemLifecycle(vault, governance)
     scheduler = scheduler or MemScheduler()
 

@@ -17,6 +17,7 @@ __all__ = [
     "Hit",
     "Inject",
     "InjectionPlan",
+    "Intent",
     "MemoryCall",
     "Message",
     "Outcome",
@@ -26,6 +27,7 @@ __all__ = [
     "Receipt",
     "Reply",
     "ReplyChunk",
+    "TimeRange",
     "Turn",
     "TurnFields",
     "Usage",
@@ -164,6 +166,40 @@ class Page(Sequence[MemCube]):
         return len(self.cubes)
 
 
+class TimeRange(BaseModel):
+    """A stretch of time that a question mentions.
+
+    Attributes:
+        since: Its first moment.
+        until: The moment after its last.
+        yearly: Whether the same days of any year are meant too: "in May", without a year.
+        text: The words that were read so.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    since: Moment
+    until: Moment
+    yearly: bool = False
+    text: str = ""
+
+    def occurrences(self, first_year: int, last_year: int) -> list[tuple[datetime, datetime]]:
+        """Return the range itself, or for a yearly one its place in each of the years."""
+        if not self.yearly:
+            return [(self.since, self.until)]
+        spans = []
+        for year in range(first_year, last_year + 1):
+            # The 29th of February has no place in most years; the day before it has.
+            day = min(self.since.day, 28) if self.since.month == 2 else self.since.day
+            since = self.since.replace(year=year, day=day)
+            spans.append((since, since + (self.until - self.since)))
+        return spans
+
+
+Intent = Literal["ask", "tell", "correct", "forget", "none"]
+"""What a prompt wants of memory."""
+
+
 class MemoryCall(BaseModel):
     """What a prompt asks of memory.
 
@@ -175,6 +211,10 @@ class MemoryCall(BaseModel):
         filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``role``, ``uri``, ``language`` or
             ``tags`` (a tag, or a list of which one must match); a list of values means any of them.
         entities: Names that the query mentions.
+        speakers: Who would have said it, where the query tells.
+        times: When it would have been said; what lies outside is not left out, but counts less.
+        intent: What the prompt wants of memory.
+        include_superseded: Whether memories may answer that others took the place of.
         kinds: Memory types that may answer.
         max_tokens: Budget for what will be injected.
     """
@@ -187,6 +227,10 @@ class MemoryCall(BaseModel):
     as_of: Moment | None = None
     filters: Mapping[str, JsonValue] = Field(default_factory=dict)
     entities: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
+    times: tuple[TimeRange, ...] = ()
+    intent: Intent = "ask"
+    include_superseded: bool = False
     kinds: tuple[MemoryType, ...] = (MemoryType.PLAINTEXT,)
     max_tokens: int | None = Field(default=None, ge=0)
 
@@ -200,12 +244,14 @@ class Hit:
         score: Between 0 and 1, comparable within one search only.
         why: The parts of the score, for people.
         passage: The part of a long text that matched, as ``(start, end)`` characters; None: the whole.
+        shares: Each signal's share in the score, by name; those that count against it are negative.
     """
 
     cube: MemCube
     score: float
     why: str
     passage: tuple[int, int] | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

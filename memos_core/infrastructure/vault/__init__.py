@@ -2,6 +2,7 @@
 
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.reading import ReadSession
+from memos_core.infrastructure.vault.surveying import Mask, Survey, Wording
 from memos_core.infrastructure.vault.values import (
     DEFAULT_COLLECTION,
     ErasedRows,
@@ -22,16 +23,19 @@ __all__ = [
     "DEFAULT_COLLECTION",
     "BlobStore",
     "ErasedRows",
+    "Mask",
     "MemVault",
     "Namespace",
     "Passage",
     "PassageHit",
     "ReadSession",
     "SearchFilter",
+    "Survey",
     "UsageDelta",
     "VaultReport",
     "Visibility",
     "WordHit",
     "WordMatch",
+    "Wording",
     "WriteSession",
 ]
