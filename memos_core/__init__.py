@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_core.binding import Binding, resolve_scope
+    from memos_core.collection import Collection
+    from memos_core.conversation import Conversation, Remember
     from memos_core.cube import MemCube, MemoryType, State
+    from memos_core.documents import Document, DocumentHit, DocumentPage
     from memos_core.embedding import Embedder
     from memos_core.engine import Engine, HFEngine
     from memos_core.errors import MemosError
     from memos_core.events import Event
+    from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
     from memos_core.infrastructure.governance import Limits
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
@@ -44,12 +48,21 @@ if TYPE_CHECKING:
         Usage,
     )
     from memos_core.scope import Scope
+    from memos_core.tools import ToolCall
 
 __version__ = "0.1.0"
 
 HOMES = {
+    "AllOf": "memos_core.filters",
+    "AnyOf": "memos_core.filters",
     "Binding": "memos_core.binding",
     "ChatOptions": "memos_core.interface.chat",
+    "Conversation": "memos_core.conversation",
+    "Collection": "memos_core.collection",
+    "Compare": "memos_core.filters",
+    "Document": "memos_core.documents",
+    "DocumentHit": "memos_core.documents",
+    "DocumentPage": "memos_core.documents",
     "Embedder": "memos_core.embedding",
     "Engine": "memos_core.engine",
     "Erasure": "memos_core.records",
@@ -65,24 +78,37 @@ HOMES = {
     "MemoryType": "memos_core.cube",
     "MemosError": "memos_core.errors",
     "Message": "memos_core.records",
+    "NoneOf": "memos_core.filters",
     "Outcome": "memos_core.records",
     "Page": "memos_core.records",
     "Placement": "memos_core.records",
     "Receipt": "memos_core.records",
+    "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
+    "ToolCall": "memos_core.tools",
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
+    "Where": "memos_core.filters",
     "as_messages": "memos_core.interface.reader",
+    "parse_where": "memos_core.filters",
     "resolve_scope": "memos_core.binding",
 }
 """Where each public name lives; it is imported when it is first asked for."""
 
 __all__ = [
+    "AllOf",
+    "AnyOf",
     "Binding",
     "ChatOptions",
+    "Collection",
+    "Compare",
+    "Conversation",
+    "Document",
+    "DocumentHit",
+    "DocumentPage",
     "Embedder",
     "Engine",
     "Erasure",
@@ -98,18 +124,23 @@ __all__ = [
     "MemoryType",
     "MemosError",
     "Message",
+    "NoneOf",
     "Outcome",
     "Page",
     "Placement",
     "Receipt",
+    "Remember",
     "Reply",
     "ReplyChunk",
     "Scope",
     "State",
+    "ToolCall",
     "Turn",
     "Usage",
+    "Where",
     "__version__",
     "as_messages",
+    "parse_where",
     "resolve_scope",
 ]
 

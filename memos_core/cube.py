@@ -24,7 +24,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from memos_core.clock import as_utc
 
@@ -172,6 +180,8 @@ class Descriptive(Frozen):
         language: BCP 47 tag, if known.
         tags: Free labels, in the order given, without repeats.
         links: Relations to other cubes.
+        collection: The collection that it is a document of; None: a memory of its scope, found by every search.
+        metadata: Whatever else the caller wants kept with a document; JSON values.
     """
 
     id: str
@@ -187,6 +197,14 @@ class Descriptive(Frozen):
     language: str | None = None
     tags: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
+    collection: str | None = None
+    metadata: Mapping[str, JsonValue] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A header is kept together with its digest: one without these fields must read as it did before they came.
+        values: dict[str, Any] = serialise(self)
+        return {name: value for name, value in values.items() if name not in ("collection", "metadata") or value}
 
 
 class Governance(Frozen):
@@ -293,6 +311,7 @@ class ParametricPayload(Frozen):
         fingerprint: Digest of the base model that it fits.
         model: Name of the model, for people.
         peft_config: Content of ``adapter_config.json``.
+        scope: The tokens that it acts on: ``tail``, those behind the memory prefix, or ``full``, all.
     """
 
     type: Literal[MemoryType.PARAMETRIC] = MemoryType.PARAMETRIC
@@ -300,6 +319,7 @@ class ParametricPayload(Frozen):
     fingerprint: str
     model: str
     peft_config: Mapping[str, Any] = Field(default_factory=dict)
+    scope: Literal["tail", "full"] = "tail"
 
 
 Payload = Annotated[PlaintextPayload | ActivationPayload | ParametricPayload, Field(discriminator="type")]

@@ -12,6 +12,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
     ├── CubeConflict (ValueError)              the change collides with another live cube
+    ├── GateFailed (RuntimeError)              another form of a memory is not good enough to serve; nothing was stored
     ├── NotYetAvailable (RuntimeError)         a public name whose work a later release brings
     ├── MissingExtra (ImportError)             an optional package is absent; names the pip command
     ├── EmbedderMismatch (ValueError)          a collection was made by another embedder
@@ -43,6 +44,7 @@ __all__ = [
     "EmbedderMismatch",
     "EngineError",
     "EngineMissing",
+    "GateFailed",
     "GenerationCancelled",
     "InjectionUnavailable",
     "InvalidFile",
@@ -137,6 +139,20 @@ class CubeConflict(MemosError, ValueError):
         super().__init__(f"memory {cube_id} would become a duplicate of memory {other_id}")
         self.cube_id = cube_id
         self.other_id = other_id
+
+
+class GateFailed(MemosError, RuntimeError):
+    """Another form of a memory was made and is not good enough to serve. Nothing was stored; the text serves on.
+
+    Attributes:
+        pathway: How it was made.
+        failures: A sentence for each gate that failed, with its figure.
+    """
+
+    def __init__(self, pathway: str, failures: Sequence[str]) -> None:
+        super().__init__(f"{pathway} did not pass its gates, so the memory stays as it is: {'; '.join(failures)}")
+        self.pathway = pathway
+        self.failures = tuple(failures)
 
 
 class NotYetAvailable(MemosError, RuntimeError):

@@ -20,13 +20,14 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.chat import ChatPipeline
-from memos_core.interface.reader import MemReader
+from memos_core.interface.reader import MemReader, Reader
 from memos_core.operation.activations import ScopeActivations
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, passages_of
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
+from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -45,6 +46,7 @@ class Layers:
     chat: ChatPipeline
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+    transforms: MemTransform
     emit: EventHook
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
@@ -77,6 +79,7 @@ class MemOS:
         scheduler: MemScheduler | None = None,
         search: SearchSettings | None = None,
         ranker: Ranker | None = None,
+        reader: Reader | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -92,6 +95,7 @@ class MemOS:
             max_bytes: Short for ``limits``: most bytes of one namespace.
             scheduler: How memories are chosen.
             search: How memories are found.
+            reader: Reads what a prompt asks of memory; by default by patterns.
             ranker: Weighs what speaks for a memory; by default the one that ships with the project.
             clock: Tells the time.
             on_event: Is told what happens.
@@ -113,6 +117,7 @@ class MemOS:
                 scheduler=scheduler,
                 search=search,
                 ranker=ranker,
+                reader=reader or MemReader(),
                 emit=on_event,
             )
         )
@@ -218,6 +223,7 @@ def wire(
     scheduler: MemScheduler | None,
     search: SearchSettings | None,
     ranker: Ranker | None,
+    reader: Reader,
     emit: Callable[[Event], None],
 ) -> Layers:
     """Put the layers together."""
@@ -227,12 +233,14 @@ def wire(
     scheduler = scheduler or MemScheduler()
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
-        return ScopeActivations(vault, governance, principal, sources, ids=ids, emit=emit)
+        return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
+
+    transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
 
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
-        reader=MemReader(),
+        reader=reader,
         operator=operator,
         scheduler=scheduler,
         lifecycle=lifecycle,
@@ -240,4 +248,6 @@ def wire(
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
-    return Layers(vault, governance, operator, scheduler, lifecycle, chat, engine, activations, emit, engines)
+    return Layers(
+        vault, governance, operator, scheduler, lifecycle, chat, engine, activations, transforms, emit, engines
+    )

@@ -10,10 +10,14 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from memos_core.cube import Header, MemCube, MemoryType, Moment, Sensitivity, Trust
+from memos_core.calls import Intent, MemoryCall, TimeRange
+from memos_core.cube import Header, MemCube, Moment, Sensitivity, Trust
+from memos_core.references import Reference
+from memos_core.tools import ToolCall, as_calls
 
 __all__ = [
     "Erasure",
+    "FinishReason",
     "Hit",
     "Inject",
     "InjectionPlan",
@@ -105,6 +109,15 @@ class Message(BaseModel):
     role: str
     content: str
 
+    @property
+    def called(self) -> tuple[ToolCall, ...]:
+        """The calls that the message asks for, from OpenAI's ``tool_calls``.
+
+        Raises:
+            InvalidInput: ``tool_calls`` is malformed.
+        """
+        return as_calls((self.model_extra or {}).get("tool_calls"))
+
 
 class Outcome(StrEnum):
     """What became of a write."""
@@ -164,75 +177,6 @@ class Page(Sequence[MemCube]):
 
     def __len__(self) -> int:
         return len(self.cubes)
-
-
-class TimeRange(BaseModel):
-    """A stretch of time that a question mentions.
-
-    Attributes:
-        since: Its first moment.
-        until: The moment after its last.
-        yearly: Whether the same days of any year are meant too: "in May", without a year.
-        text: The words that were read so.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    since: Moment
-    until: Moment
-    yearly: bool = False
-    text: str = ""
-
-    def occurrences(self, first_year: int, last_year: int) -> list[tuple[datetime, datetime]]:
-        """Return the range itself, or for a yearly one its place in each of the years."""
-        if not self.yearly:
-            return [(self.since, self.until)]
-        spans = []
-        for year in range(first_year, last_year + 1):
-            # The 29th of February has no place in most years; the day before it has.
-            day = min(self.since.day, 28) if self.since.month == 2 else self.since.day
-            since = self.since.replace(year=year, day=day)
-            spans.append((since, since + (self.until - self.since)))
-        return spans
-
-
-Intent = Literal["ask", "tell", "correct", "forget", "none"]
-"""What a prompt wants of memory."""
-
-
-class MemoryCall(BaseModel):
-    """What a prompt asks of memory.
-
-    Attributes:
-        query: The words to search for.
-        k: How many hits are wanted.
-        before: Only what was said before this moment (``source.at``, else the time of the commit).
-        as_of: Only what held at this moment; by default now.
-        filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``role``, ``uri``, ``language`` or
-            ``tags`` (a tag, or a list of which one must match); a list of values means any of them.
-        entities: Names that the query mentions.
-        speakers: Who would have said it, where the query tells.
-        times: When it would have been said; what lies outside is not left out, but counts less.
-        intent: What the prompt wants of memory.
-        include_superseded: Whether memories may answer that others took the place of.
-        kinds: Memory types that may answer.
-        max_tokens: Budget for what will be injected.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    query: str
-    k: int = Field(default=10, ge=1)
-    before: Moment | None = None
-    as_of: Moment | None = None
-    filters: Mapping[str, JsonValue] = Field(default_factory=dict)
-    entities: tuple[str, ...] = ()
-    speakers: tuple[str, ...] = ()
-    times: tuple[TimeRange, ...] = ()
-    intent: Intent = "ask"
-    include_superseded: bool = False
-    kinds: tuple[MemoryType, ...] = (MemoryType.PLAINTEXT,)
-    max_tokens: int | None = Field(default=None, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +243,7 @@ class PlannedMemory:
         preferred: How the scheduler would have it enter.
         placed: How it did enter; None until the engine has resolved the plan.
         reason: Why it was chosen and why it was placed so.
+        passage: The characters of a long memory that ``cube`` holds; None: the whole.
     """
 
     cube: MemCube
@@ -306,10 +251,16 @@ class PlannedMemory:
     preferred: Placement
     reason: str
     placed: Placement | None = None
+    passage: tuple[int, int] | None = None
 
     @property
     def cube_id(self) -> str:
         return self.cube.id
+
+    @property
+    def reference(self) -> str:
+        """What ``memory_ids`` of a chat takes to have the same text again."""
+        return str(Reference(self.cube.id, self.passage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +318,9 @@ class Usage:
     total_seconds: float = 0.0
 
 
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the model answered.
@@ -375,13 +329,16 @@ class Reply:
         text: The answer.
         usage: What it took.
         plan: What memory did in it, and why.
-        finish_reason: ``stop`` (end of turn or a stop string) or ``length``.
+        finish_reason: ``stop`` (end of turn or a stop string), ``length`` (the limit cut it, or made a structured
+            answer close early) or ``tool_calls``.
+        tool_calls: The tools that the model calls; their JSON is no part of ``text``.
     """
 
     text: str
     usage: Usage
     plan: InjectionPlan
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: FinishReason = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text

@@ -7,34 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import functools
 import hashlib
 import os
-import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
+from memos_core.collection import Collection, open_collection
 from memos_core.cube import MemCube, MemoryType, State
+from memos_core.embedding.base import Embedder
 from memos_core.engine.base import Engine, EngineRequest
-from memos_core.errors import InvalidInput, NotYetAvailable, VaultWriteFailed
+from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.vault import UsageDelta
+from memos_core.interface.arguments import TypeName, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
-from memos_core.interface.context import MemoryContext
+from memos_core.interface.context import MemoryContext, build_context, context_of
+from memos_core.interface.exchange import chat_turns
+from memos_core.interface.exporting import write_lines
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.operator import found
-from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
 from memos_core.records import (
     Erasure,
     Hit,
-    MemoryCall,
     Message,
     Page,
     Receipt,
@@ -44,33 +44,17 @@ from memos_core.records import (
     TurnFields,
     VersionRecord,
 )
-from memos_core.render import render_block
+from memos_core.twins import in_thread
 
 if TYPE_CHECKING:
     from memos_core.memos import Layers
 
 __all__ = ["Scope"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 Prompt = str | Sequence[Message | Mapping[str, Any]]
-TypeName = Literal["plaintext", "activation", "parametric", "any"]
 
 HOSTED_WINDOW = 8192
 """Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
-
-
-def in_thread(method: Callable[Concatenate[Scope, P], R]) -> Callable[Concatenate[Scope, P], Coroutine[Any, Any, R]]:
-    """Return the async twin of ``method``: the same call on a worker thread."""
-
-    @functools.wraps(method)
-    async def twin(self: Scope, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
-
-    twin.__name__ = f"a{method.__name__}"
-    twin.__qualname__ = f"Scope.a{method.__name__}"
-    return twin
 
 
 class Scope:
@@ -149,6 +133,18 @@ class Scope:
             self._emit("memory.added", committed)
         return receipts
 
+    def remember(
+        self, messages: Sequence[Message | Mapping[str, Any]], *, session: str | None = None, speaker: str | None = None
+    ) -> builtins.list[Receipt]:
+        """Remember what user and assistant say in a chat: text that is neither empty nor recalled memory itself.
+
+        Args:
+            messages: OpenAI-style. Those of other roles are passed over. A message's ``name`` is its speaker.
+            session: Conversation that they belong to.
+            speaker: Who speaks as the assistant, if not just ``assistant``.
+        """
+        return self._add(chat_turns(messages, user=self.user, assistant=speaker, session=session, at=self._now()))
+
     def update(self, cube_id: str, text: str) -> Receipt:
         """Give a memory a new text, as its next version."""
         return self._layers.lifecycle.update(self._principal, cube_id, text)
@@ -177,10 +173,39 @@ class Scope:
         """Erase a memory (or several), all its versions and everything made from it. There is no way back."""
         cube_ids = [cube_id] if isinstance(cube_id, str) else list(dict.fromkeys(cube_id))
         erasure = self._layers.lifecycle.forget(self._principal, cube_ids)
+        self._forgotten(erasure)
+        return erasure
+
+    def _forgotten(self, erasure: Erasure) -> None:
         for engine in list(self._layers.engines):
             engine.drop(self._layers.activations(self._principal, ()).owner, erasure.derived_ids)
         self._emit("memory.forgotten", erasure.cube_ids)
-        return erasure
+
+    def collection(
+        self,
+        name: str,
+        *,
+        embedder: Embedder | str | None = None,
+        dimension: int | None = None,
+        metric: Literal["cosine", "dot"] = "cosine",
+    ) -> Collection:
+        """Return a collection of documents of this scope, beside its memories; it exists from the first document on.
+
+        Args:
+            name: Its name within this scope.
+            embedder: Makes its vectors, by default as those of memories; a name: the caller brings vectors made so.
+            dimension: Length of vectors that the caller brings; None: that of the first.
+            metric: ``cosine``, or ``dot`` for vectors whose length means something.
+        """
+        return open_collection(
+            self._layers,
+            self._principal,
+            name,
+            embedder=embedder,
+            dimension=dimension,
+            metric=metric,
+            forgotten=self._forgotten,
+        )
 
     # Read
 
@@ -192,41 +217,63 @@ class Scope:
         filters: Mapping[str, JsonValue] | None = None,
         before: datetime | None = None,
         as_of: datetime | None = None,
+        include_superseded: bool = False,
     ) -> builtins.list[Hit]:
         """Return the ``k`` best memories for ``query``, best first.
 
         Args:
             query: What is asked.
             k: Most hits.
-            filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``tags`` ...; a list means any of.
+            filters: Conditions on fields of the header: ``speaker``, ``session``, ``kind``, ``tags`` ...; a list: any of.
             before: Only what was said before this moment.
             as_of: Only what held at this moment; by default now.
+            include_superseded: Also what another memory took the place of.
 
         Raises:
             InvalidInput: The query is empty, k is not positive, or a filter is unknown.
         """
-        try:
-            call = MemoryCall(query=query, k=k, filters=filters or {}, before=before, as_of=as_of)
-        except ValidationError as error:
-            raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+        conditions = {"before": before, "as_of": as_of, "include_superseded": include_superseded}
+        call = self._layers.chat.call(query, k=k, filters=filters or {}, **conditions)
         hits = self._layers.operator.search(self._principal, call)
-        self._count_reads([hit.cube.id for hit in hits])
-        self._emit("memory.searched", tuple(hit.cube.id for hit in hits))
+        self._searched(hits)
         return hits
 
-    def context(self, query: str, *, max_tokens: int | None = None, k: int = 12) -> MemoryContext:
+    def context(
+        self,
+        query: str,
+        *,
+        max_tokens: int | None = None,
+        k: int = 12,
+        known: Sequence[str] = (),
+        keep: Sequence[str] = (),
+    ) -> MemoryContext:
         """Return the best memories for ``query`` as text that fits ``max_tokens``, for a model that you call.
 
         Tokens are counted by the engine's tokenizer, or tiktoken's where there is no engine.
+
+        Args:
+            query: What is asked.
+            max_tokens: Size of the text at most.
+            k: Most memories that are new to the conversation.
+            known: Texts that the prompt holds already: what says the same is left out.
+            keep: Ids of memories that the conversation was given before. They stay in the room that is left, as long
+                as they can be seen, so that the prompt begins alike from turn to turn.
         """
-        engine = self._layers.engine
-        count = engine.count_tokens if engine else hosted_counter()
+        engine, count = self._layers.engine, self._count_tokens
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        hits = self.search(query, k=k)
-        plan = self._layers.scheduler.plan(hits, inject="text", budget_tokens=max_tokens, count_tokens=count)
-        text = render_block([memory.cube for memory in plan.memories]).text
-        return MemoryContext(text=text, hits=tuple(hits), plan=plan, tokens=count(text) if text else 0)
+        call = self._layers.chat.call(query, k=k, max_tokens=max_tokens)
+        layers = self._layers
+        found = build_context(
+            layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep
+        )
+        self._searched(found.hits)
+        return found
+
+    def context_of(self, references: Sequence[str]) -> MemoryContext:
+        """Return the named memories (ids, or ``MemoryContext.references``) as text, without those that are gone."""
+        named = self._layers.chat.live(self._principal, references)
+        return context_of(named, self._layers.scheduler, self._count_tokens)
 
     def get(self, cube_id: str) -> MemCube:
         """Return a memory by id, in any state."""
@@ -297,26 +344,7 @@ class Scope:
         Raises:
             VaultWriteFailed: The disk refused.
         """
-        target = Path(path)
-        written = 0
-        try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-            ) as file:
-                temporary = Path(file.name)
-                try:
-                    for cube in self._all():
-                        file.write(cube.to_json() + "\n")
-                        written += 1
-                    file.flush()
-                    os.fsync(file.fileno())
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
-            temporary.replace(target)
-        except OSError as error:
-            raise VaultWriteFailed(f"cannot write {target}: {error}") from error
-        return written
+        return write_lines(path, (cube.to_json() for cube in self._all()))
 
     def _all(self) -> Iterator[MemCube]:
         cursor = None
@@ -348,16 +376,9 @@ class Scope:
             raise NotYetAvailable("LoRA adapters from memories come in a later release")
         if to != "activation":
             raise InvalidInput(f"to must be 'activation', not {to!r}")
-        engine = self._layers.chat.engine
         cube_ids = [cube_id] if isinstance(cube_id, str) else list(cube_id)
-        if not cube_ids:
-            raise InvalidInput("name at least one memory")
-        cubes = canonical_order(self._layers.chat.named(self._principal, cube_ids))
-        store = self._layers.activations(self._principal, cubes)
-        derived = store.publish(engine.prefill(render_block(cubes), store))
-        if derived is None:
-            raise InvalidInput("the memories changed while their KV was computed, or the quota is reached; try again")
-        return self.get(derived)
+        engine = self._layers.chat.engine
+        return self.get(self._layers.transforms.transform(self._principal, engine, cube_ids, MemoryType(to)))
 
     def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask the engine's model, with memory. See ``ChatOptions`` for the options.
@@ -407,6 +428,7 @@ class Scope:
 
     aadd = in_thread(add)
     aadd_many = in_thread(add_many)
+    aremember = in_thread(remember)
     aupdate = in_thread(update)
     arollback = in_thread(rollback)
     afreeze = in_thread(freeze)
@@ -416,6 +438,7 @@ class Scope:
     aforget = in_thread(forget)
     asearch = in_thread(search)
     acontext = in_thread(context)
+    acontext_of = in_thread(context_of)
     aget = in_thread(get)
     alist = in_thread(list)
     acount = in_thread(count)
@@ -429,35 +452,17 @@ class Scope:
     def _visibility(self) -> Any:
         return self._layers.governance.visibility(self._principal)
 
+    @property
+    def _count_tokens(self) -> Callable[[str], int]:
+        return self._layers.engine.count_tokens if self._layers.engine else hosted_counter()
+
     def _now(self) -> datetime:
         return self._layers.governance.clock.now()
 
-    def _count_reads(self, cube_ids: Sequence[str]) -> None:
+    def _searched(self, hits: Sequence[Hit]) -> None:
+        cube_ids = tuple(hit.cube.id for hit in hits)
         self._layers.lifecycle.count(cube_ids, UsageDelta(reads=1, last_used=self._now()))
+        self._emit("memory.searched", cube_ids)
 
     def _emit(self, name: str, cube_ids: tuple[str, ...]) -> None:
         self._layers.emit(Event(name, self._now(), self._principal.namespace, cube_ids, {"count": len(cube_ids)}))
-
-
-def memory_types(name: str) -> tuple[MemoryType, ...] | None:
-    """Return the types that a name stands for; None: all.
-
-    Raises:
-        InvalidInput: There is no such type.
-    """
-    if name == "any":
-        return None
-    if name not in set(MemoryType):
-        raise InvalidInput(f"type must be any, {', '.join(MemoryType)}; not {name!r}")
-    return (MemoryType(name),)
-
-
-def memory_state(name: State | str) -> State:
-    """Return the state of that name.
-
-    Raises:
-        InvalidInput: There is no such state.
-    """
-    if name not in set(State):
-        raise InvalidInput(f"state must be {', '.join(State)}; not {name!r}")
-    return State(name)

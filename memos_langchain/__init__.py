@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_langchain.chat_models import ChatMemos
+    from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
 
-HOMES = {"ChatMemos": "chat_models", "MemosRetriever": "retrievers"}
+HOMES = {
+    "ChatMemos": "chat_models",
+    "MemosMiddleware": "middleware",
+    "MemosRetriever": "retrievers",
+}
 
-__all__ = ["ChatMemos", "MemosRetriever"]
+__all__ = ["ChatMemos", "MemosMiddleware", "MemosRetriever"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,21 +1,23 @@
-"""What a run of LangChain brings along: the values of a namespace template, and a time limit."""
+"""What a run of LangChain brings along: the values of a namespace template, what was said, and a time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from memos_core import Binding, MemOS, Message, Scope
 from memos_core.errors import MissingExtra
 
 try:
+    from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
     from langchain_core.runnables import RunnableConfig
     from langchain_core.runnables.config import ensure_config
 except ImportError as error:
     raise MissingExtra("langchain-core", extra="langchain") from error
 
-__all__ = ["auntil", "run_values", "until"]
+__all__ = ["auntil", "context_values", "run_values", "spoken", "until"]
 
 T = TypeVar("T")
 
@@ -33,8 +35,36 @@ def run_values(
     if not variables:
         return {}
     run = ensure_config(config)
-    known = {**(metadata or {}), **run.get("metadata", {}), **run.get("configurable", {}), **(given or {})}
+    given = {name: value for name, value in (given or {}).items() if value is not None}
+    known = {**(metadata or {}), **run.get("metadata", {}), **run.get("configurable", {}), **given}
     return {name: known[name] for name in variables if known.get(name) is not None}
+
+
+def context_values(memory: Scope | MemOS, namespace: Sequence[str], context: object) -> dict[str, Any]:
+    """Return the values that ``namespace`` needs: from the ``context`` of a graph's run, else as ``run_values`` does.
+
+    Args:
+        context: A mapping, an object with attributes, or None.
+    """
+    variables = Binding(memory, tuple(namespace)).variables
+    if isinstance(context, Mapping):
+        return run_values(variables, context)
+    return run_values(variables, {name: getattr(context, name, None) for name in variables})
+
+
+def spoken(messages: Sequence[BaseMessage]) -> list[Message]:
+    """Return what people and the model said in ``messages``, in the core's words.
+
+    Left out are summaries, messages that stand for memories, and those of the model that call tools.
+    """
+    said = []
+    for message in messages:
+        derived = message.additional_kwargs.get("lc_source") == "summarization" or "memos" in message.additional_kwargs
+        if isinstance(message, HumanMessage) and not derived:
+            said.append(Message(role="user", content=message.text))
+        elif isinstance(message, AIMessage) and not derived and not message.tool_calls:
+            said.append(Message(role="assistant", content=message.text))
+    return said
 
 
 def until(chunks: Iterator[T], seconds: float | None) -> Iterator[T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from memos_core.ids import UlidFactory
 from memos_core.records import Inject, InjectionPlan, Message, Placement, PlannedMemory
 from memos_core.render import MemoryBlock, render_block
 from memos_core.testing.models import DictActivations, tiny_model
+from memos_core.tools import ToolChoice
 
 IDS = UlidFactory()
 NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
@@ -40,7 +42,8 @@ def ask(
     preferred: Placement = Placement.TEXT,
     block: MemoryBlock | None = None,
     strict: bool = False,
-    tools: list[dict[str, Any]] | None = None,
+    tools: Sequence[dict[str, Any]] = (),
+    tool_choice: ToolChoice | None = None,
     **options: Any,
 ) -> EngineRequest:
     planned = tuple(PlannedMemory(cube=each, tokens=10, preferred=preferred, reason="chosen") for each in memories)
@@ -52,6 +55,7 @@ def ask(
         activations=store,
         strict=strict,
         tools=tools,
+        tool_choice=tool_choice or ToolChoice(),
     )
 
 

@@ -15,7 +15,6 @@ from memos_core.errors import (
     InjectionUnavailable,
     InvalidInput,
     NotYetAvailable,
-    UnsupportedOption,
 )
 from memos_core.events import Event
 from memos_core.testing import FakeClock, HashEmbedder
@@ -223,7 +222,9 @@ def test_nothing_is_stored_unless_asked(ada: Scope) -> None:
         ({"temperature": -1.0}, InvalidInput),
         ({"memory_budget": -1}, InvalidInput),
         ({"stop": ""}, InvalidInput),
-        ({"response_format": {"type": "json_object"}}, UnsupportedOption),
+        ({"response_format": {"type": "xml"}}, InvalidInput),
+        ({"tools": [{"name": "look"}]}, InvalidInput),
+        ({"tool_choice": "look"}, InvalidInput),
         ({"adapter": "x"}, NotYetAvailable),
         ({"memory_ids": ["nonsense"]}, CubeNotFound),
     ],

@@ -17,6 +17,7 @@ from memos_core.errors import InjectionUnavailable, UnsupportedOption
 from memos_core.records import Message
 from memos_core.render import MemoryBlock, render_block
 from memos_core.testing.models import CHAT_TEMPLATE, DictActivations, tiny_model, tiny_tokenizer
+from memos_core.tools import ToolCall
 
 USER = Message(role="user", content=QUESTION)
 SYSTEM = Message(role="system", content="Be brief.")
@@ -253,7 +254,41 @@ def test_a_tool_template_is_used_where_tools_are_given() -> None:
     prompt = made.build([USER], block, tools)
     assert text_of(made, prompt.token_ids).startswith("TOOLS 1\n")
     assert prompt.opens
-    assert "not shown the tools" in builder(None).build([USER], block, tools).notes[0]
+
+
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE])
+def test_a_template_that_knows_no_tools_gets_them_as_text_behind_memory(template: str | None) -> None:
+    made, block = builder(template), render_block(cubes())
+    tools = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {}}}]
+    prompt, plain = made.build([SYSTEM, USER], block, tools), made.build([SYSTEM, USER], block)
+    text = text_of(made, prompt.token_ids)
+    assert text.index(block.text) < text.index(SYSTEM.content) < text.index('"name": "look"') < text.index(USER.content)
+    assert prompt.token_ids[: prompt.memory_end] == plain.token_ids[: plain.memory_end]
+    assert prompt.opens
+
+
+CALLED = [
+    USER,
+    Message(role="assistant", content="", tool_calls=[ToolCall("look", {"at": "Biscuit"}, "1").as_openai()]),
+    Message(role="tool", content="a cat", tool_call_id="1"),
+]
+
+
+def test_calls_and_results_are_written_out_for_a_template_that_knows_none() -> None:
+    made = builder()
+    text = text_of(made, made.build(CALLED, MemoryBlock()).token_ids)
+    assert '<tool_call>\n{"name": "look", "arguments": {"at": "Biscuit"}}\n</tool_call>' in text
+    assert "user\n<tool_response>\na cat\n</tool_response>" in text
+
+
+def test_a_template_that_knows_calls_gets_their_arguments_as_objects() -> None:
+    made = builder(
+        "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}"
+        "{% for call in m['tool_calls'] or [] %}{{ call.function.name }}({{ call.function.arguments.at }}){% endfor %}"
+        "{% endfor %}"
+    )
+    text = text_of(made, made.build(CALLED, MemoryBlock()).token_ids)
+    assert text.endswith("assistant:look(Biscuit)tool:a cat")
 
 
 def test_a_tokenizer_without_offsets_finds_memory_by_its_tokens() -> None:

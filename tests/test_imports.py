@@ -19,13 +19,14 @@ PACKAGES = ("memos_core", "memos_langchain", "memos_llamaindex")
 HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "llama_index", "alembic", "peft")
 
 LAYERS = (
-    ("errors", "clock", "events", "principal", "ids"),
-    ("cube", "records", "render"),
+    ("errors", "clock", "events", "principal", "ids", "twins"),
+    ("tools", "references"),
+    ("cube", "records", "render", "documents", "filters"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
     ("operation",),
     ("interface",),
-    ("binding", "scope", "memos"),
+    ("binding", "collection", "conversation", "scope", "memos"),
 )
 """Rooms of memos_core, lowest first: a module imports from its own layer and from those before it."""
 

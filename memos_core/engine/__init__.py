@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Capabilities", "ComposePolicy", "Engine", "EngineRequest", "GenerationOptions", "HFEngine"]
 
 HOMES = {"ComposePolicy": "compose", "HFEngine": "hf"}
-NEEDED = frozenset({"torch", "transformers", "safetensors", "tokenizers", "jinja2"})
+NEEDED = frozenset({"torch", "transformers", "safetensors", "tokenizers", "jinja2", "llguidance"})
 
 
 def __getattr__(name: str) -> Any:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from memos_core.cube import ActivationPayload
 from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk
 from memos_core.render import MemoryBlock
+from memos_core.tools import ToolChoice
 
 __all__ = [
     "ActivationStore",
     "BuiltActivation",
+    "BuiltAdapter",
     "Capabilities",
     "Engine",
     "EngineRequest",
@@ -55,6 +57,7 @@ class GenerationOptions:
         top_p: Share of the probability mass to sample from.
         seed: Makes sampling repeatable.
         stop: Strings that end the reply; they are not part of it.
+        response_format: What the reply must look like; see ``ChatOptions``.
     """
 
     max_tokens: int = 256
@@ -62,6 +65,7 @@ class GenerationOptions:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    response_format: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,26 @@ class BuiltActivation:
     codec: str
     cube_ids: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltAdapter:
+    """A LoRA adapter that was trained, or came from outside, and is proposed to be kept.
+
+    Attributes:
+        data: ``adapter_model.safetensors`` as PEFT writes it.
+        peft_config: Content of ``adapter_config.json``.
+        fingerprint: Digest of the base model that it fits.
+        model: Name of that model.
+        scope: ``tail``: it acts on the tokens behind the memory prefix only, so KV of the base model serves beside it;
+            ``full``: it acts on every token, so KV must have been computed with it.
+    """
+
+    data: bytes
+    peft_config: Mapping[str, Any]
+    fingerprint: str
+    model: str
+    scope: Literal["tail", "full"] = "tail"
 
 
 class ActivationStore(Protocol):
@@ -137,7 +161,8 @@ class EngineRequest:
         options: How to generate.
         activations: KV caches of the scope; None: none may be used.
         strict: Raise instead of falling back to text.
-        tools: Tool schemas in OpenAI's form, for templates that know tools.
+        tools: What the model may call, in OpenAI's form; see ``as_tools``.
+        tool_choice: Whether it must.
     """
 
     messages: Sequence[Message]
@@ -146,7 +171,13 @@ class EngineRequest:
     options: GenerationOptions = field(default_factory=GenerationOptions)
     activations: ActivationStore | None = None
     strict: bool = False
-    tools: Sequence[dict[str, Any]] | None = None
+    tools: Sequence[dict[str, Any]] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+
+    @property
+    def shown_tools(self) -> Sequence[dict[str, Any]]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice.mode == "none" else self.tools
 
 
 class Engine(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,6 +18,8 @@ from memos_core.engine.kv.twin import twin
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.resolve import Reuse, Work
 from memos_core.engine.sampling import Sampler
+from memos_core.records import FinishReason
+from memos_core.tools import CallWatch, ToolCall, tool_name
 
 __all__ = ["Outcome", "Session", "build", "generate"]
 
@@ -37,15 +39,17 @@ class Outcome:
         total_seconds: From the first step to the last.
         built: The cache of the memory prefix, where one was to be built and could be.
         build_seconds: What computing that took.
+        calls: The tools that it calls.
     """
 
     text: str
     completion_tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     ttft_seconds: float
     total_seconds: float
     built: KVBlob | None
     build_seconds: float
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Session:
@@ -93,6 +97,13 @@ class Session:
             self.feed(token_ids[start : start + step])
             yield ""
 
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Compute the tokens of the reply that were chosen together."""
+        # Behind a running state there is room for one token at a time only.
+        step = 1 if self.loaded.refusal is not None else len(token_ids)
+        for start in range(0, len(token_ids), step):
+            self.feed(token_ids[start : start + step])
+
     def feed(self, token_ids: Sequence[int]) -> None:
         """Compute further positions. The model makes its own masks and positions from the length of the cache."""
         self.token_ids += token_ids
@@ -128,52 +139,79 @@ def generate(loaded: LoadedModel, work: Work) -> Generator[str, None, Outcome]:
     session, built, build_seconds = yield from build(loaded, work)
     yield from session.prefill(work.prompt.token_ids[len(session.token_ids) :])
     reply = Writer(loaded, work)
-    token = reply.sampler.pick(session.logits)
+    tokens = reply.next(session.logits)
     first = time.perf_counter()
     # The turns of other requests are in it on purpose: while many run, computing costs more than loading does.
     loaded.costs.computed(len(session.token_ids) - work.stored_tokens, first - started)
-    while token not in loaded.end_ids:
-        yield reply.add(token)
+    while True:
+        for token in tokens:
+            yield reply.add(token)
+            if reply.finished:
+                break
         if reply.finished:
             break
-        session.feed([token])
-        token = reply.sampler.pick(session.logits)
+        session.follow(tokens)
+        tokens = reply.next(session.logits)
     yield reply.flush()
     ttft, total = first - started, time.perf_counter() - started
-    return Outcome("".join(reply.pieces), reply.count, reply.finish_reason, ttft, total, built, build_seconds)
+    text, reason = "".join(reply.pieces), reply.finish_reason
+    return Outcome(text, reply.count, reason, ttft, total, built, build_seconds, reply.calls)
 
 
 class Writer:
-    """Turns sampled tokens into the text of a reply and tells when it ends."""
+    """Picks tokens, turns them into the text of a reply and tells when it ends."""
 
     def __init__(self, loaded: LoadedModel, work: Work) -> None:
-        self.sampler = Sampler(work.request.options)
         self.max_tokens = work.max_tokens
         self.count = 0
         self.pieces: list[str] = []
-        self.finish_reason: Literal["stop", "length"] = "stop"
+        self._sampler = Sampler(work.request.options)
+        self._end_ids = loaded.end_ids
+        self._ended = False
+        self._constraint = work.constraint
         self._detokenizer = Detokenizer(loaded.tokens.decode)
         self._stops = StopStrings((*work.request.options.stop, *work.prompt.stop))
+        self._calls = CallWatch([tool_name(tool) for tool in work.request.shown_tools])
+
+    def next(self, logits: torch.Tensor) -> list[int]:
+        """Return the next tokens: one, or several where a form that was asked for leaves no choice."""
+        if self._constraint is None:
+            return [self._sampler.pick(logits)]
+        return self._constraint.take(logits, self._sampler.pick, self.max_tokens - self.count)
 
     @property
     def finished(self) -> bool:
-        return self._stops.found or self.count == self.max_tokens
+        return self._ended or self._stops.found or self.count == self.max_tokens
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return self._calls.calls
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        form = self._constraint
+        if form is not None and form.closed:
+            return "length"
+        if self._ended or self._stops.found or (form is not None and form.complete):
+            return "tool_calls" if self.calls else "stop"
+        return "length"
 
     def add(self, token: int) -> str:
-        """Return the text that became safe to show."""
+        """Return the text that became safe to show. A token that ends the turn adds none."""
+        if token in self._end_ids:
+            self._ended = True
+            return ""
         self.count += 1
-        piece = self._keep(self._stops.add(self._detokenizer.add(token)))
-        if self.count == self.max_tokens and not self._stops.found:
-            self.finish_reason = "length"
-        return piece
+        return self._keep(self._stops.add(self._detokenizer.add(token)))
 
     def flush(self) -> str:
         """Return what was held back, once the reply has ended."""
-        if self._stops.found:
-            return ""
-        text = self._stops.add(self._detokenizer.flush())
-        return self._keep(text + self._stops.flush())
+        held = "" if self._stops.found else self._stops.add(self._detokenizer.flush()) + self._stops.flush()
+        text = self._calls.add(held) + self._calls.flush()
+        self.pieces.append(text)
+        return text
 
     def _keep(self, text: str) -> str:
+        text = self._calls.add(text)
         self.pieces.append(text)
         return text

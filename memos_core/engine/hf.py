@@ -250,7 +250,7 @@ class HFEngine(Engine):
             ttft_seconds=work.seconds + outcome.ttft_seconds,
             total_seconds=work.seconds + outcome.total_seconds + time.perf_counter() - started,
         )
-        return Reply(outcome.text, usage, settle(work, cube_id, notes), outcome.finish_reason)
+        return Reply(outcome.text, usage, settle(work, cube_id, notes), outcome.finish_reason, outcome.calls)
 
     def _publish(self, work: Work, outcome: Outcome) -> tuple[str | None, list[str]]:
         """Return the cube that now holds what was built, if any, and what to say where it could not be kept."""

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
+from memos_core.engine.constraint import Constraints
 from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, refusal
 from memos_core.engine.kv.cost import CostModel
 from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
@@ -230,6 +231,16 @@ class LoadedModel:
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(each for each in (*ids, self.tokens.tokenizer.eos_token_id) if each is not None)
+
+    @property
+    def constraints(self) -> Constraints:
+        """What answers can be held to. Loads the model."""
+        made: Constraints = self._once("constraints", self._constraints)
+        return made
+
+    def _constraints(self) -> Constraints:
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        return Constraints(self.tokens, vocabulary, self.end_ids)
 
     @property
     def fingerprint(self) -> str:

@@ -6,6 +6,7 @@ string. So no template needs to know of memory, and KV is nothing but a computed
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from jinja2 import TemplateError
 from memos_core.engine.tokens import Tokens, common_prefix
 from memos_core.errors import InvalidInput, UnsupportedOption
 from memos_core.records import Message
-from memos_core.render import NOTES_V1, MemoryBlock, with_memory
+from memos_core.render import NOTES_V1, MemoryBlock, spelt_out_calls, with_memory, with_tools
 
 __all__ = ["PLAIN_V1", "PROBE", "PlainTemplate", "Prompt", "PromptBuilder"]
+
+Tools = Sequence[dict[str, Any]] | None
 
 PROBE = Message(role="user", content="?")
 """The chat with which a memory prefix is computed ahead; whatever follows memory in it is cut off."""
@@ -87,9 +90,7 @@ class PromptBuilder:
         """Source of the chat template in use."""
         return self.tokens.chat_template() or PLAIN_V1.source
 
-    def build(
-        self, messages: Sequence[Message], block: MemoryBlock, tools: Sequence[dict[str, Any]] | None = None
-    ) -> Prompt:
+    def build(self, messages: Sequence[Message], block: MemoryBlock, tools: Tools = None) -> Prompt:
         """Return the prompt for ``messages`` with ``block`` in front.
 
         Raises:
@@ -97,7 +98,8 @@ class PromptBuilder:
             UnsupportedOption: The chat template refuses these messages in every form that is tried.
         """
         block = self.neutral_block(block)
-        chat = with_memory([self.neutral_message(message) for message in messages], block)
+        chat, tools = self.fitting([self.neutral_message(message) for message in messages], tools)
+        chat = with_memory(chat, block)
         rendered, notes = self.render(chat, block, tools)
         start = rendered.find(block.text) if block.text else -1
         if block.text and start < 0:
@@ -106,15 +108,19 @@ class PromptBuilder:
         ids, counts = self.tokenise(rendered, offsets)
         counts, starts = counts[: len(counts) // 2], tuple(counts[len(counts) // 2 :])
         ends = tuple(zip(block.cube_ids, counts, strict=True)) if start >= 0 else ()
-        if not self.has_template and tools:
-            notes += ("the model has no chat template, so it is not shown the tools",)
         stop = () if self.has_template else PLAIN_V1.stop
         if not ids:
             raise InvalidInput("the chat template makes an empty prompt of these messages")
         opens = start >= 0 and rendered[:start] == self.opening(tools)
         return Prompt(tuple(ids), max(counts, default=0), opens, ends, stop, notes, starts)
 
-    def opening(self, tools: Sequence[dict[str, Any]] | None) -> str:
+    def fitting(self, chat: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools]:
+        """Return the chat, and the tools that the template is to render, with what it does not know of written out."""
+        source = self.tokens.chat_template(tools=bool(tools)) or PLAIN_V1.source
+        chat = with_parsed_arguments(chat) if knows(source, "tool_calls") else spelt_out_calls(chat)
+        return (chat, tools) if knows(source, "tools") else (with_tools(chat, tools or ()), None)
+
+    def opening(self, tools: Tools) -> str:
         """Return what the template writes before the memory of a chat that has only just begun."""
         mark = MemoryBlock(text=NOTES_V1.heading)
         rendered, _ = self.render(with_memory([PROBE], mark), mark, tools)
@@ -144,9 +150,7 @@ class PromptBuilder:
             counts = [bisect_right(furthest, offset) for offset in offsets]
         return bos + ids, [len(bos) + count for count in counts]
 
-    def render(
-        self, chat: Sequence[Message], block: MemoryBlock, tools: Sequence[dict[str, Any]] | None
-    ) -> tuple[str, tuple[str, ...]]:
+    def render(self, chat: Sequence[Message], block: MemoryBlock, tools: Tools) -> tuple[str, tuple[str, ...]]:
         """Return the chat as one string: as it is if the template takes it, else in the nearest form that it takes."""
         system = block.text or (chat[0].content.strip() if chat and chat[0].role == "system" else "")
         fallback: tuple[str, tuple[str, ...]] | None = None
@@ -164,7 +168,7 @@ class PromptBuilder:
             raise UnsupportedOption(f"the model's chat template refuses these messages: {refused}") from refused
         return fallback
 
-    def apply(self, chat: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> str:
+    def apply(self, chat: Sequence[Message], tools: Tools) -> str:
         rendered = self.tokens.tokenizer.apply_chat_template(
             [message.model_dump(exclude_none=True) for message in chat],
             tools=list(tools) if tools else None,
@@ -173,6 +177,24 @@ class PromptBuilder:
             add_generation_prompt=True,
         )
         return str(rendered)
+
+
+def knows(source: str, name: str) -> bool:
+    """Tell whether the source of a template uses ``name``."""
+    return re.search(rf"\b{name}\b", source) is not None
+
+
+def with_parsed_arguments(chat: Sequence[Message]) -> list[Message]:
+    """Return the chat with the arguments of calls as objects, as chat templates take for granted."""
+    return [parsed(message) if message.called else message for message in chat]
+
+
+def parsed(message: Message) -> Message:
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+        for call in message.called
+    ]
+    return message.model_copy(update={"tool_calls": calls})
 
 
 def forms(chat: Sequence[Message]) -> Iterator[tuple[list[Message], tuple[str, ...]]]:
@@ -190,7 +212,9 @@ def merge_runs(chat: Sequence[Message]) -> list[Message]:
     """Return the chat with neighbouring messages of the same role joined by an empty line."""
     merged: list[Message] = []
     for message in chat:
-        if merged and merged[-1].role == message.role:
+        # Each result of a tool is a message of its own, and calls hang on theirs.
+        alone = message.role == "tool" or message.called
+        if merged and merged[-1].role == message.role and not alone:
             joined = f"{merged[-1].content}\n\n{message.content}"
             merged[-1] = merged[-1].model_copy(update={"content": joined})
         else:

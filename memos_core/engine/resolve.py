@@ -9,6 +9,8 @@ from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
 from memos_core.engine.compose import Decide, Mode
+from memos_core.engine.constraint import Constraint
+from memos_core.engine.grammar import grammar_for
 from memos_core.engine.kv.assembly import Chunk, Recipe
 from memos_core.engine.kv.cache import layer_types, misfit
 from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, as_token_ids, decode, token_digest
@@ -64,6 +66,7 @@ class Work:
         seconds: What resolving took.
         recipe: What the prefix is put together from, approximately, where more than one chain serves. Nothing is built
             for the store then.
+        constraint: Holds the reply to the form that was asked for.
     """
 
     request: EngineRequest
@@ -76,6 +79,7 @@ class Work:
     fallback: str
     seconds: float
     recipe: Recipe | None = None
+    constraint: Constraint | None = None
 
     @property
     def stored_tokens(self) -> int:
@@ -107,6 +111,7 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, 
     Raises:
         ContextOverflow: The prompt does not fit.
         InjectionUnavailable: ``strict`` and a memory cannot enter as asked.
+        InvalidInput: The form that the reply is to have is not supported.
     """
     started = time.perf_counter()
     check_options(request.options)
@@ -114,9 +119,11 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, 
     block = MemoryBlock() if inject == "off" else request.block
     obstacle = kv_obstacle(loaded, request)
     refuse_if_strict(request, obstacle)
-    prompt = loaded.prompts.build(request.messages, block, request.tools)
+    prompt = loaded.prompts.build(request.messages, block, request.shown_tools)
     token_ids = as_token_ids(prompt.token_ids)
     max_tokens = room(loaded, len(token_ids), request.options.max_tokens)
+    grammar = grammar_for(request.options.response_format, request.shown_tools, request.tool_choice)
+    constraint = loaded.constraints.start(grammar, max_tokens) if grammar is not None else None
     reuse, mark, build_to, recipe = Reuse(), "", 0, None
     if obstacle is None and request.activations is not None and block.text:
         mark = loaded.fingerprint
@@ -125,7 +132,7 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, 
     if not build_to and recipe is None and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
     seconds = time.perf_counter() - started
-    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds, recipe)
+    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds, recipe, constraint)
 
 
 def serve(
@@ -346,6 +353,8 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     if work.recipe is not None:
         served = ", ".join(chunk.cube_id for chunk in work.recipe.chunks)
         notes.append(f"{work.recipe.kept} further tokens from stored KV of single memories: {served}")
+    if work.constraint is not None and work.constraint.closed:
+        notes.append("the answer was closed early, to be whole within its tokens")
     if built is not None:
         notes.append(f"KV of the first {work.build_to} tokens was built and kept as {built}")
     served_by = work.reuse.stored.cube_id if work.reuse.stored is not None else None

@@ -49,6 +49,10 @@ class Tokens:
         encoding = self._backend.encode(text, add_special_tokens=False)
         return encoding.ids, [end for _, end in encoding.offsets]
 
+    def serialised(self) -> str | None:
+        """Return the fast tokenizer as JSON, or None for one that is written in Python."""
+        return None if self._backend is None else str(self._backend.to_str())
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ``token_ids`` without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

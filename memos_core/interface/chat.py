@@ -7,19 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, get_args
 
-from memos_core.cube import MemCube
+from memos_core.cube import MemCube, State
 from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
-from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable, UnsupportedOption
+from memos_core.engine.grammar import answer_grammar
+from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import UsageDelta
-from memos_core.interface.reader import MemReader, as_messages
+from memos_core.interface.arguments import memory_call
+from memos_core.interface.exchange import chat_turns
+from memos_core.interface.reader import Reader, as_messages
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
-from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.scheduler import MemScheduler, excerpt
 from memos_core.principal import Principal
-from memos_core.records import Inject, InjectionPlan, Message, Placement, Reply, Turn
+from memos_core.records import Inject, InjectionPlan, MemoryCall, Message, Placement, Reply
+from memos_core.references import Reference
 from memos_core.render import render_block
+from memos_core.tools import as_tool_choice, as_tools
 
 __all__ = ["ChatCall", "ChatOptions", "ChatPipeline", "default_budget"]
 
@@ -35,9 +40,17 @@ class ChatOptions(TypedDict, total=False):
         temperature: 0 (default) takes the most likely token always.
         seed: Makes sampling repeatable.
         stop: String or strings that end the reply; not part of it.
-        tools: Tool schemas in OpenAI's form, for models whose template knows tools.
-        response_format: Not supported by the local engine; raises UnsupportedOption.
-        memory_ids: Use exactly these memories instead of searching.
+        tools: What the model may call, in OpenAI's form: ``{"type": "function", "function": {"name", "description",
+            "parameters"}}``. The calls are in ``reply.tool_calls``, and MemOS runs none of them.
+        tool_choice: ``auto`` (default), ``none``, ``required`` or ``any``, or the name of the one tool that must be
+            called; OpenAI's ``{"type": "function", "function": {"name": ...}}`` is understood too. A call that must be
+            made is made by constrained decoding: its arguments keep to their schema.
+        response_format: What the reply must look like, by constrained decoding: ``{"type": "json_object"}``, ``{"type":
+            "json_schema", "json_schema": {"schema": {...}}}`` or ``{"type": "regex", "regex": "..."}``. JSON is never
+            cut in the middle: where ``max_tokens`` comes near it is closed early, ``finish_reason`` is ``length`` and
+            the plan says so. Objects hold the properties that the schema names and no others, unless it allows others
+            explicitly. With tools that may be called, the reply is such JSON or a call.
+        memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one.
         adapter: A parametric memory to apply; raises NotYetAvailable.
         inject: ``off``, ``text``, ``kv``, ``lora`` or ``auto`` (default).
         remember: Store the last user message and the reply as memories. Default False: a chat stores nothing.
@@ -49,7 +62,8 @@ class ChatOptions(TypedDict, total=False):
     temperature: float
     seed: int | None
     stop: str | Sequence[str] | None
-    tools: Sequence[dict[str, Any]] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | bool | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
     memory_ids: Sequence[str] | None
     adapter: str | None
@@ -63,8 +77,7 @@ class ChatCall:
     """Checked ``ChatOptions`` with their defaults.
 
     Raises:
-        InvalidInput: A value is out of range.
-        UnsupportedOption: ``response_format`` was given.
+        InvalidInput: A value is out of range, or tools or a response format are malformed.
         NotYetAvailable: ``adapter`` was given.
     """
 
@@ -73,7 +86,8 @@ class ChatCall:
     temperature: float = 0.0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
-    tools: Sequence[dict[str, Any]] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | bool | Mapping[str, Any] | None = None
     response_format: Mapping[str, Any] | None = None
     memory_ids: Sequence[str] | None = None
     adapter: str | None = None
@@ -90,8 +104,8 @@ class ChatCall:
             raise InvalidInput("memory_budget must not be negative")
         if not 0 <= self.temperature <= 10:
             raise InvalidInput("temperature must lie between 0 and 10")
-        if self.response_format is not None:
-            raise UnsupportedOption("response_format is not supported by this engine; ask for the format in the prompt")
+        answer_grammar(self.response_format)
+        as_tool_choice(self.tool_choice, as_tools(self.tools))
         if self.adapter is not None:
             raise NotYetAvailable("adapters come with parametric memory, in a later release")
 
@@ -99,7 +113,26 @@ class ChatCall:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if any(not isinstance(item, str) or not item for item in stop):
             raise InvalidInput("a stop string must be a str that is not empty")
-        return GenerationOptions(max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, stop=stop)
+        return GenerationOptions(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            stop=stop,
+            response_format=self.response_format,
+        )
+
+    def request(self, messages: Sequence[Message], plan: InjectionPlan, **memory: Any) -> EngineRequest:
+        """Return the request to an engine. ``memory``: its block and the KV caches that may serve."""
+        tools = as_tools(self.tools)
+        return EngineRequest(
+            messages=messages,
+            plan=plan,
+            options=self.generation(),
+            strict=self.strict,
+            tools=tools,
+            tool_choice=as_tool_choice(self.tool_choice, tools),
+            **memory,
+        )
 
 
 class ChatPipeline:
@@ -110,7 +143,7 @@ class ChatPipeline:
         *,
         engine: Engine | None,
         governance: MemGovernance,
-        reader: MemReader,
+        reader: Reader,
         operator: MemOperator,
         scheduler: MemScheduler,
         lifecycle: MemLifecycle,
@@ -149,18 +182,11 @@ class ChatPipeline:
         messages = as_messages(prompt)
         if call.inject != "off":
             messages, call = unmarked(messages, call)
-        options = call.generation()
+        call.generation()  # raises where an option means nothing, before anything is searched
         plan = self.plan(principal, messages, call, engine)
         cubes = [memory.cube for memory in plan.memories]
-        return EngineRequest(
-            messages=messages,
-            plan=plan,
-            block=render_block(cubes),
-            options=options,
-            activations=self.activations(principal, cubes) if call.inject in ("kv", "auto") else None,
-            strict=call.strict,
-            tools=call.tools,
-        )
+        activations = self.activations(principal, cubes) if call.inject in ("kv", "auto") else None
+        return call.request(messages, plan, block=render_block(cubes), activations=activations)
 
     def plan(self, principal: Principal, messages: Sequence[Message], call: ChatCall, engine: Engine) -> InjectionPlan:
         """Return which memories the request carries: those named, or the best that a search finds."""
@@ -172,19 +198,39 @@ class ChatPipeline:
         budget = call.memory_budget
         if budget is None:
             budget = default_budget(engine.capabilities.context_window)
-        asked = self.reader.parse(messages, max_tokens=budget)
+        asked = self.reader.parse(messages, now=self.governance.clock.now(), max_tokens=budget)
         hits = self.operator.search(principal, asked) if asked else []
         return self.scheduler.plan(hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens)
 
-    def named(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
-        """Return the cubes of these ids, which must all be visible and text."""
+    def call(self, query: str, **fields: Any) -> MemoryCall:
+        """Return what a search for ``query`` asks, as the reader reads it; ``fields`` are the caller's conditions."""
+        return memory_call(self.reader, self.governance.clock.now(), query=query, **fields)
+
+    def named(self, principal: Principal, references: Sequence[str]) -> list[MemCube]:
+        """Return the cubes that are named, which must all be visible and text; of a passage, the excerpt."""
         visibility = self.governance.visibility(principal)
+        wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         with self.operator.vault.read() as session:
-            cubes = [found(session.cube(visibility, cube_id), cube_id) for cube_id in dict.fromkeys(cube_ids)]
+            cubes = [found(session.cube(visibility, item.cube_id), item.cube_id) for item in wanted]
         for cube in cubes:
             if cube.payload.type != "plaintext":
                 raise InvalidInput(f"memory {cube.id} is {cube.type}; name the plaintext memories it was made from")
-        return cubes
+        passages = [item.passage for item in wanted]
+        return [excerpt(cube, *at) if at else cube for cube, at in zip(cubes, passages, strict=True)]
+
+    def live(self, principal: Principal, references: Sequence[str]) -> list[tuple[Reference, MemCube]]:
+        """Return those of the named memories that may be used now; of a passage, the excerpt."""
+        visibility = self.governance.visibility(principal)
+        wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
+        if not wanted:
+            return []
+        with self.operator.vault.read() as session:
+            cubes = [(item, session.cube(visibility, item.cube_id)) for item in wanted]
+        return [
+            (item, excerpt(cube, *item.passage) if item.passage else cube)
+            for item, cube in cubes
+            if cube is not None and cube.state is State.ACTIVE and cube.payload.type == "plaintext"
+        ]
 
     def finish(self, principal: Principal, messages: Sequence[Message], reply: Reply, *, remember: bool) -> None:
         """Count what was used and, if asked, remember the exchange."""
@@ -206,11 +252,9 @@ class ChatPipeline:
 
     def remember(self, principal: Principal, messages: Sequence[Message], reply: Reply) -> None:
         """Store the last user message and the reply."""
-        now = self.governance.clock.now()
-        asked = [message for message in messages if message.role == "user" and message.content.strip()]
-        turns = [Turn(text=asked[-1].content, speaker=principal.user, role="user", at=now)] if asked else []
-        if reply.text.strip():
-            turns.append(Turn(text=reply.text, speaker="assistant", role="assistant", kind="reply", at=now))
+        said = [message for message in messages if message.role == "user" and message.content.strip()][-1:]
+        said.append(Message(role="assistant", content=reply.text))
+        turns = chat_turns(said, user=principal.user, at=self.governance.clock.now())
         if turns:
             self.operator.add(principal, turns)
 
@@ -219,21 +263,22 @@ def unmarked(messages: Sequence[Message], call: ChatCall) -> tuple[list[Message]
     """Take out the messages that stand for memories, and name those memories in the call instead.
 
     Such a message carries ``memos={"cube_ids": [...]}`` beside the text of these memories, which is for models that
-    MemOS does not run. Left in, it would stand in the prompt twice, and could not come from KV.
+    MemOS does not run. Left in, it would stand in the prompt twice, and could not come from KV. A mark that names none
+    says that memory was asked already and holds nothing on this: the message stays, and no search is made.
     """
     marks = [marked_ids(message) for message in messages]
-    named = [cube_id for mark in marks for cube_id in mark]
-    if not named:
+    if all(mark is None for mark in marks):
         return list(messages), call
+    named = [cube_id for mark in marks for cube_id in mark or ()]
     rest = [message for message, mark in zip(messages, marks, strict=True) if not mark]
     return rest, replace(call, memory_ids=[*named, *(call.memory_ids or ())])
 
 
-def marked_ids(message: Message) -> list[str]:
-    """Return the memories that ``message`` stands for; none for an ordinary one."""
+def marked_ids(message: Message) -> list[str] | None:
+    """Return the memories that ``message`` stands for; None for an ordinary one."""
     mark = (message.model_extra or {}).get("memos")
     ids = mark.get("cube_ids") if isinstance(mark, Mapping) else None
-    return [str(cube_id) for cube_id in ids] if isinstance(ids, list | tuple) else []
+    return [str(cube_id) for cube_id in ids] if isinstance(ids, list | tuple) else None
 
 
 def default_budget(context_window: int) -> int:

@@ -54,4 +54,4 @@ class EngineChat:
         if call.strict and call.inject in ("kv", "lora"):
             raise InjectionUnavailable(call.inject, {})
         plan = InjectionPlan(inject="off", notes=("no memory is attached",))
-        return EngineRequest(messages=as_messages(messages), plan=plan, options=call.generation(), tools=call.tools)
+        return call.request(as_messages(messages), plan)

@@ -55,6 +55,8 @@ class MemLifecycle:
             before = self.changeable(found(read.cube(visibility, cube_id), cube_id))
         if before.type is not MemoryType.PLAINTEXT:
             raise InvalidInput(f"memory {cube_id} is {before.type}; only plaintext can be edited")
+        if collection := before.header.descriptive.collection:
+            raise InvalidInput(f"memory {cube_id} is a document of {collection!r}; upsert it there")
         after = next_version(before, text, self.governance.clock.now())
         passages = passages_of(self.vault.embedder, [after])[0]
         with self.vault.write() as session:

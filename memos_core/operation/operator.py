@@ -189,6 +189,12 @@ class MemOperator:
         """
         return self.finder.search(principal, call)
 
+    def standing(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
+        """Return those of ``cube_ids``, in their order, that a search could find now: visible, active, valid."""
+        conditions = self.governance.search_filter(principal, MemoryCall(query="any"))
+        with self.vault.read() as session:
+            return session.cubes(conditions, list(dict.fromkeys(cube_ids)))
+
 
 def passages_of(embedder: Embedder | None, cubes: Sequence[MemCube]) -> list[tuple[Passage, ...]]:
     """Return the passages of each cube with their words and, from one embedding batch, their vectors."""

@@ -16,7 +16,7 @@ from memos_core.operation.policies import (
 from memos_core.records import Hit, Inject, InjectionPlan, PlannedMemory
 from memos_core.render import NOTES_V1, render_memory
 
-__all__ = ["MemScheduler", "canonical_order"]
+__all__ = ["MemScheduler", "canonical_order", "excerpt"]
 
 CountTokens = Callable[[str], int]
 
@@ -34,15 +34,23 @@ class MemScheduler:
         self.preference = preference or ReusePreference()
 
     def plan(
-        self, hits: Sequence[Hit], *, inject: Inject, budget_tokens: int, count_tokens: CountTokens
+        self,
+        hits: Sequence[Hit],
+        *,
+        inject: Inject,
+        budget_tokens: int,
+        count_tokens: CountTokens,
+        keep: Sequence[MemCube] = (),
     ) -> InjectionPlan:
-        """Return the plan for what a search found."""
+        """Return the plan for what a search found, and for what is to stay of ``keep`` in the room that is left."""
         if inject == "off":
             return InjectionPlan(inject=inject, notes=("memory is off",))
         candidates = [candidate(hit, count_tokens) for hit in hits]
-        heading = count_tokens(NOTES_V1.heading) if candidates else 0
-        chosen = self.selection.select(candidates, max(0, budget_tokens - heading))
-        ordered = sorted(chosen.candidates, key=lambda item: age(item.cube))
+        heading = count_tokens(NOTES_V1.heading) if candidates or keep else 0
+        room = max(0, budget_tokens - heading)
+        chosen = self.selection.select(candidates, room)
+        kept = staying(keep, chosen.candidates, room, count_tokens)
+        ordered = sorted((*chosen.candidates, *kept), key=lambda item: age(item.cube))
         return InjectionPlan(
             inject=inject,
             memories=tuple(self.planned(item, inject) for item in ordered),
@@ -61,7 +69,22 @@ class MemScheduler:
 
     def planned(self, item: Candidate, inject: Inject) -> PlannedMemory:
         placement, reason = self.preference.prefer(item.cube, inject)
-        return PlannedMemory(item.cube, item.tokens, placement, f"{item.why}; {reason}")
+        return PlannedMemory(item.cube, item.tokens, placement, f"{item.why}; {reason}", passage=item.passage)
+
+
+def staying(
+    keep: Sequence[MemCube], chosen: Sequence[Candidate], room: int, count_tokens: CountTokens
+) -> list[Candidate]:
+    """Return what stays of ``keep``, in the order given, in the room that the chosen ones leave."""
+    left = room - sum(item.tokens for item in chosen)
+    held = {item.cube.id for item in chosen}
+    kept = []
+    for cube in keep:
+        tokens = line_tokens(cube, count_tokens)
+        if cube.id not in held and tokens <= left:
+            kept.append(Candidate(cube, tokens, 0.0, "recalled earlier in this conversation"))
+            left -= tokens
+    return kept
 
 
 def age(cube: MemCube) -> tuple[datetime, str]:
@@ -79,11 +102,13 @@ def candidate(hit: Hit, count_tokens: CountTokens) -> Candidate:
     why = f"score {hit.score:.2f}: {hit.why}"
     if hit.passage is not None:
         why += f"; characters {hit.passage[0]} to {hit.passage[1]} of {len(hit.cube.text)}"
-    return Candidate(cube, line_tokens(cube, count_tokens), hit.score, why)
+    return Candidate(cube, line_tokens(cube, count_tokens), hit.score, why, hit.passage)
 
 
 def excerpt(cube: MemCube, start: int, end: int) -> MemCube:
-    """Return ``cube`` holding only a passage of its text."""
+    """Return ``cube`` holding only a passage of its text; the whole, if it has no such passage (any more)."""
+    if start >= min(end, len(cube.text)):
+        return cube
     before = "… " if start > 0 else ""
     after = " …" if end < len(cube.text) else ""
     return cube.model_copy(update={"payload": PlaintextPayload(text=before + cube.text[start:end].strip() + after)})

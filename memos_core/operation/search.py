@@ -66,6 +66,8 @@ class MemSearch:
         if not call.query.strip():
             raise InvalidInput("the query is empty")
         conditions = self.governance.search_filter(principal, call)
+        if "user" in call.speakers:
+            call = call.model_copy(update={"speakers": (*call.speakers, principal.user)})
         question = Question.of(call)
         vector = self.vault.embedder.embed_query(call.query) if self.vault.embedder else None
         depth = max(self.settings.depth, 4 * call.k)

@@ -53,8 +53,13 @@ FRESH_DAYS = 30.0
 EARLY_DAYS, LATE_DAYS = 1.5, 7.0
 """What happened is mostly told within a week after, hardly before."""
 
-WHEN = re.compile(r"\s*(?:when|what (?:date|day|month|year|time)|how long|since when|wann|quand|cu[aá]ndo)\b", re.IGNORECASE)
-FIRST = frozenset("i me my mine we us our i'm i've i'd i'll let's".split())
+EVENT_TOLD = 0.6
+"""Share of an event's words that a turn must hold to be the one that tells of it."""
+
+WHEN = re.compile(
+    r"\s*(?:when|what (?:date|day|month|year|time)|how long|since when|wann|quand|cu[aá]ndo)\b", re.IGNORECASE
+)
+FIRST = frozenset(["i", "me", "my", "mine", "we", "us", "our", "i'm", "i've", "i'd", "i'll", "let's"])
 TIME_WORDS = (
     "yesterday today tomorrow tonight week month year weekend ago last next recently morning monday tuesday wednesday "
     "thursday friday saturday sunday january february march april may june july august september october november "
@@ -179,7 +184,7 @@ def time_signals(question: Question, survey: Survey) -> dict[str, Column]:
     held = survey.cues.get("time")
     return {
         "tells_when": np.zeros(len(moments)) if held is None else held.astype(np.float32),
-        "period": within(question.call.times, moments),
+        "period": np.maximum(within(question.call.times, moments), beside_events(question, survey)),
         "recent": np.exp(-age / FRESH_DAYS),
         "late": place,
     }
@@ -247,6 +252,24 @@ def named_speakers(call: MemoryCall, speakers: Sequence[str]) -> list[int]:
         for number, name in enumerate(speakers)
         if name and (name.casefold() in asked or first_name(name) in spoken)
     ]
+
+
+def beside_events(question: Question, survey: Survey) -> Column:
+    """Return 1 for what was said on the side of an event that the question names, by the turn that tells most of it."""
+    rows, found = survey.rows, np.zeros(len(survey), np.float32)
+    for event in question.call.events:
+        wanted = set(query_words(event.text))
+        chosen = [place for place, word in enumerate(question.words) if word in wanted]
+        if not chosen:
+            continue
+        counts = survey.counts[chosen]
+        held = share_of(counts, idf_of(counts))
+        told = int(np.argmax(held))
+        if held[told] >= EVENT_TOLD:
+            days = (rows["moment"] - rows["moment"][told]) / DAY
+            outside = {"before": np.maximum(days, 0), "after": np.maximum(-days, 0), "during": np.abs(days)}
+            found = np.maximum(found, np.exp(-outside[event.relation] / LATE_DAYS))
+    return found
 
 
 def first_name(speaker: str) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from memos_core.cube import canonical_json
+from memos_core.documents import Document
 from memos_core.errors import InvalidMemory
 from memos_core.records import Turn
 from memos_core.render import is_recalled
 
-__all__ = ["Limits", "admit", "check_text"]
+__all__ = ["Limits", "admit", "check_document", "check_text"]
+
+MAX_DEPTH = 64
+"""Lists and objects in metadata may nest this deep."""
 
 INSTRUCTION_ROLES = frozenset({"system", "developer"})
 
@@ -79,6 +87,50 @@ def check_labels(turn: Turn, limits: Limits, *, index: int | None = None) -> Non
         if len(label) > limits.max_label_chars:
             raise InvalidMemory(f"the {what} is longer than {limits.max_label_chars:,} characters", index=index)
         check_characters(label, what, index)
+
+
+def check_document(document: Document, limits: Limits, *, index: int | None = None) -> None:
+    """Check a document of a collection. Its text may be empty: it can be found by its vector.
+
+    Raises:
+        InvalidMemory: Text, id or metadata cannot be stored, or would not come back as they are.
+    """
+    if not isinstance(document.text, str):
+        raise InvalidMemory(f"a document's text must be a str, not {type(document.text).__name__}", index=index)
+    if document.text:
+        check_text(document.text if document.text.strip() else "-", limits, index=index)
+    if document.id is not None:
+        if not isinstance(document.id, str) or not document.id:
+            raise InvalidMemory(f"a document's id is a text and not empty, not {document.id!r}", index=index)
+        if len(document.id) > limits.max_label_chars:
+            raise InvalidMemory(f"the id is longer than {limits.max_label_chars:,} characters", index=index)
+        check_characters(document.id, "id", index)
+    if document.ttl_seconds is not None and not 0 < document.ttl_seconds < math.inf:
+        raise InvalidMemory("ttl_seconds is a positive number", index=index)
+    check_json(document.metadata, "metadata", index)
+    if len(canonical_json(dict(document.metadata))) > limits.max_text_chars:
+        raise InvalidMemory(f"the metadata is longer than {limits.max_text_chars:,} bytes as JSON", index=index)
+
+
+def check_json(value: Any, where: str, index: int | None, depth: int = 0) -> None:
+    """Raise InvalidMemory unless ``value`` comes back from JSON as it is."""
+    if depth > MAX_DEPTH:
+        raise InvalidMemory(f"the metadata nests more than {MAX_DEPTH} levels deep", index=index)
+    if isinstance(value, str):
+        check_characters(value, where, index)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidMemory(f"{where} is {value}, which JSON cannot hold", index=index)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidMemory(f"{where} has the key {key!r}; keys are texts", index=index)
+            check_characters(key, f"key of {where}", index)
+            check_json(item, f"{where}.{key}", index, depth + 1)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            check_json(item, f"{where}[{number}]", index, depth + 1)
+    elif value is not None and type(value) not in (bool, int, float):
+        raise InvalidMemory(f"{where} is a {type(value).__name__}, which would not come back from JSON", index=index)
 
 
 def admit(turn: Turn) -> str | None:

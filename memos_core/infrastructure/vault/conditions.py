@@ -22,6 +22,7 @@ __all__ = [
     "matching",
     "micros",
     "moment",
+    "of_collection",
     "standing",
     "superseded",
     "visible",
@@ -113,6 +114,7 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
         standing(wanted, by_id=by_id),
         live(wanted.now),
         of_types(wanted.types),
+        of_collection(wanted.collection),
         or_(cubes.c.valid_from.is_(None), cubes.c.valid_from <= holds_at),
         or_(*still_holds),
     ]
@@ -131,6 +133,12 @@ def superseded() -> Condition:
     """Return the condition that another memory took the place of a cube."""
     links = schema.links
     return exists().where(links.c.cube_id == schema.cubes.c.id, links.c.relation == SUPERSEDED_BY)
+
+
+def of_collection(name: str | None) -> Condition:
+    """Return the condition that a cube is a document of that collection; None: that it is in none."""
+    column = schema.cubes.c.collection
+    return column.is_(None) if name is None else column == name
 
 
 def of_types(types: Sequence[MemoryType]) -> Condition:

@@ -19,6 +19,7 @@ from memos_core.infrastructure.vault.conditions import (
     live,
     matching,
     micros,
+    of_collection,
     visible,
     within_reach,
 )
@@ -154,7 +155,7 @@ class ReadSession:
             either.append(live(now))
         if State.EXPIRED in states:
             either.append(lapsed)
-        conditions = [visible(visibility), or_(*either)]
+        conditions = [visible(visibility), of_collection(None), or_(*either)]
         if types is not None:
             conditions.append(cubes.c.type.in_([str(kind) for kind in types]))
         return and_(*conditions)
@@ -264,8 +265,8 @@ class ReadSession:
             for _, row in sorted(places.items())
         ]
 
-    def corpus(self, visibility: Visibility, now: datetime) -> tuple[int, float]:
-        """Return the number of live visible plaintext passages and their mean length in words.
+    def corpus(self, visibility: Visibility, now: datetime, *, collection: str | None = None) -> tuple[int, float]:
+        """Return the number of live visible plaintext passages (of a collection) and their mean length in words.
 
         The statistics of BM25 are taken over what the scope sees and nothing else: other memory cannot move a score.
         """
@@ -274,7 +275,9 @@ class ReadSession:
         namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
         own = p.c.namespace_id == namespace.scalar_subquery()
         plain = c.c.type == str(MemoryType.PLAINTEXT)
-        count, mean = self.connection.execute(query.where(own, visible(visibility), live(now), plain)).one()
+        count, mean = self.connection.execute(
+            query.where(own, visible(visibility), live(now), plain, of_collection(collection))
+        ).one()
         return int(count), float(mean or 0.0)
 
     def neighbours(self, wanted: SearchFilter, cube_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -304,6 +307,22 @@ class ReadSession:
             query = select(c.c.session).where(c.c.id.in_(part), c.c.session.is_not(None)).distinct()
             found.update(self.connection.scalars(query))
         return sorted(found)
+
+    # Documents
+
+    def count_matching(self, wanted: SearchFilter) -> int:
+        """Return how many cubes may answer."""
+        query = select(func.count()).select_from(schema.cubes).where(matching(wanted, by_id=False))
+        return int(self.connection.scalar(query) or 0)
+
+    def first_passages(self, cube_ids: Sequence[str]) -> dict[str, int]:
+        """Return the id of the first passage of each of the cubes that has one."""
+        p = schema.passages
+        found: dict[str, int] = {}
+        for part in chunks(cube_ids):
+            query = select(p.c.cube_id, func.min(p.c.id)).where(p.c.cube_id.in_(part)).group_by(p.c.cube_id)
+            found.update((row[0], row[1]) for row in self.connection.execute(query))
+        return found
 
     # Audit
 

@@ -128,6 +128,7 @@ def cube_row(cube: MemCube) -> dict[str, Any]:
         "uri": source.uri,
         "kind": descriptive.kind,
         "language": descriptive.language,
+        "collection": descriptive.collection,
         "at": micros(source.at),
         "created": micros(descriptive.created),
         "valid_from": micros(descriptive.valid_from),
@@ -166,9 +167,10 @@ def blob_of(cube: MemCube) -> str | None:
 
 
 def size_of(cube: MemCube) -> int:
-    """Return what a version counts towards a quota: its text in UTF-8, or its blob."""
+    """Return what a version counts towards a quota: its text and metadata in UTF-8, or its blob."""
     if isinstance(cube.payload, PlaintextPayload):
-        return len(cube.payload.text.encode())
+        metadata = cube.header.descriptive.metadata
+        return len(cube.payload.text.encode()) + (len(canonical_json(dict(metadata))) if metadata else 0)
     return cube.payload.blob.size_bytes
 
 

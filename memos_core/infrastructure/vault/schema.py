@@ -84,6 +84,7 @@ cubes = Table(
     Column("uri", String),
     Column("kind", String, nullable=False),
     Column("language", String),
+    Column("collection", String),  # that it is a document of; NULL: a memory, found by every search
     Column("at", BigInteger),
     Column("created", BigInteger, nullable=False),
     Column("valid_from", BigInteger),
@@ -95,6 +96,7 @@ cubes = Table(
     Column("header_digest", String(64), nullable=False),
     Index("cubes_by_namespace", "namespace_id", "id"),
     Index("cubes_by_session", "namespace_id", "session", "id"),
+    Index("cubes_by_collection", "namespace_id", "collection", "id"),
     Index("cubes_by_fingerprint", "namespace_id", "fingerprint"),
     Index(
         "cubes_without_duplicates",

@@ -69,6 +69,15 @@ class Survey:
         return len(self.rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Near:
+    """What is asked of an approximate index."""
+
+    query: Vector
+    wanted: SearchFilter
+    depth: int
+
+
 def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collection: str, depth: int) -> Survey:
     """Return the survey for one question; see ``MemVault.survey``."""
     with vault.ledger.read() as connection:
@@ -83,7 +92,7 @@ def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collectio
             return replace(found, similarity=aligned(found.rows, *vault.exact.similarities(connection, place, query)))
     index.prepare()  # may write, so the view of the ledger is taken after it
     with vault.ledger.read() as connection:
-        return replace(found, similarity=proposed(connection, index, place, query, found, wanted, depth))
+        return replace(found, similarity=proposed(connection, index, place, found, Near(query, wanted, depth)))
 
 
 def look(
@@ -96,7 +105,9 @@ def look(
     words, cues = wording.words, wording.cues or {}
     if namespace_id is None or MemoryType.PLAINTEXT not in wanted.types:
         nothing = np.zeros(0, np.float32)
-        return Survey(np.zeros(0, ROW), np.zeros((len(words), 0), np.float32), dict.fromkeys(cues, nothing > 0), nothing), 0
+        return Survey(
+            np.zeros(0, ROW), np.zeros((len(words), 0), np.float32), dict.fromkeys(cues, nothing > 0), nothing
+        ), 0
     with vault.catalogue.lock:
         shelf = vault.catalogue.current(connection, namespace_id, collection)
         seen = shelf.order[admitted(connection, shelf, wanted)[shelf.order]]
@@ -105,6 +116,12 @@ def look(
         rows = shelf.view()[seen]
         unknown = np.full(len(rows), np.nan, np.float32)
         return Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers), namespace_id
+
+
+def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]]) -> Survey:
+    nothing = np.zeros(0, np.float32)
+    counts = np.zeros((len(words), 0), np.float32)
+    return Survey(np.zeros(0, ROW), counts, dict.fromkeys(cues, nothing > 0), nothing)
 
 
 def admitted(connection: Connection, shelf: CatalogueShelf, wanted: SearchFilter) -> Mask:
@@ -135,21 +152,14 @@ def aligned(rows: Rows, ids: Ids, scores: Vector) -> Vector:
     return found
 
 
-def proposed(
-    connection: Connection,
-    index: VectorIndex,
-    place: Place,
-    query: Vector,
-    found: Survey,
-    wanted: SearchFilter,
-    depth: int,
-) -> Vector:
+def proposed(connection: Connection, index: VectorIndex, place: Place, found: Survey, near: Near) -> Vector:
     """Return the similarity of what an approximate index proposes and of what was found by the most words."""
-    near = searching.nearest(connection, index, place, query, k=depth, condition=matching(wanted), min_score=-2.0)
-    scores = {hit.passage_id: hit.score for hit in near}
+    condition = matching(near.wanted)
+    nearest = searching.nearest(connection, index, place, near.query, k=near.depth, condition=condition, min_score=-2.0)
+    scores = {hit.passage_id: hit.score for hit in nearest}
     held = (found.counts > 0).sum(axis=0)
     by_words = np.argsort(-held, kind="stable")[:WORD_DEPTH]
     missing = [int(passage) for passage in found.rows["passage"][by_words[held[by_words] > 0]]]
-    scores.update(searching.similarities(connection, place, [one for one in missing if one not in scores], query))
+    scores.update(searching.similarities(connection, place, [one for one in missing if one not in scores], near.query))
     ids = np.array(sorted(scores), dtype=np.int64)
     return aligned(found.rows, ids, np.array([scores[one] for one in ids.tolist()], dtype=np.float32))

@@ -61,6 +61,7 @@ class SearchFilter:
         filters: As described at ``MemoryCall.filters``.
         types: Memory types that may be found.
         include_superseded: What another memory took the place of may be found too.
+        collection: Only documents of this collection; None: only what is in none.
     """
 
     visibility: Visibility
@@ -70,6 +71,7 @@ class SearchFilter:
     filters: Mapping[str, JsonValue] = field(default_factory=dict)
     types: tuple[MemoryType, ...] = (MemoryType.PLAINTEXT,)
     include_superseded: bool = False
+    collection: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

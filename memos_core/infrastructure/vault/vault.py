@@ -245,7 +245,7 @@ class MemVault:
         """Cut and embed the texts of a collection anew and return how many cubes that were.
 
         The new passages take the place of the old ones in one transaction; if it is interrupted, the old ones are
-        whole. This handle goes on with the new embedder; others need to be opened with it.
+        whole. For the default collection this handle goes on with the new embedder; others need to be opened with it.
 
         Args:
             structure: Cuts cubes into passages with their words and, by the embedder that it is given, their vectors.
@@ -261,7 +261,8 @@ class MemVault:
             raise InvalidInput("reembed needs an embedder")
         task = reembedding.Reembedding(collection, chosen, structure)
         count = reembedding.reembed(self, task, batch_size=batch_size, progress=progress)
-        self.embedder = chosen
+        if collection == DEFAULT_COLLECTION:
+            self.embedder = chosen
         return count
 
     def apply_outbox(self) -> int:

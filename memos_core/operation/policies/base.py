@@ -21,12 +21,14 @@ class Candidate:
         tokens: What it takes in the prompt.
         score: How well it fits, between 0 and 1.
         why: The parts of the score, for people.
+        passage: The characters of a long memory that ``cube`` holds; None: the whole.
     """
 
     cube: MemCube
     tokens: int
     score: float
     why: str
+    passage: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

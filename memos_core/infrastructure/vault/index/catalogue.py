@@ -191,7 +191,12 @@ def described(key: tuple[int, str]) -> Any:
     query = select(
         p.c.id, p.c.cube_id, p.c.start, p.c.end, p.c.length, c.c.session, c.c.agent, c.c.speaker, *times
     ).add_columns(case((c.c.state == str(State.ACTIVE), 1), else_=0), superseded(), asks)
-    own = (p.c.namespace_id == key[0], p.c.collection == key[1], c.c.type == str(MemoryType.PLAINTEXT))
+    own = (
+        p.c.namespace_id == key[0],
+        p.c.collection == key[1],
+        c.c.collection.is_(None),
+        c.c.type == str(MemoryType.PLAINTEXT),
+    )
     return query.select_from(joined).where(*own).order_by(p.c.id)
 
 

@@ -97,8 +97,10 @@ def empty(place: Place) -> Shelf:
 def ranked(scores: Vector, start: int, count: int) -> Any:
     """Return the positions of the scores from rank ``start`` on, best first; equal scores in the order of age."""
     end = min(start + count, len(scores))
-    order = np.arange(len(scores)) if end == len(scores) else np.argpartition(-scores, end - 1)[:end]
-    return order[np.lexsort((order, -scores[order]))][start:end]
+    # A partition cuts a run of equal scores anywhere, and elsewhere in the next call: the whole run must be sorted.
+    least = np.partition(scores, len(scores) - end)[len(scores) - end]
+    order = np.flatnonzero(scores >= least)
+    return order[np.argsort(-scores[order], kind="stable")][start:end]
 
 
 def drop_removed(shelf: Shelf, connection: Connection, place: Place) -> None:

@@ -1,0 +1,255 @@
+"""Constrained decoding: of all tokens only those are left that keep an answer within a grammar.
+
+llguidance (https://github.com/guidance-ai/llguidance) tells which tokens these are; see docs/adr/0010. On top of it
+stands a promise: an answer is not cut in the middle. At each moment a short way to its end is known, and where the next
+token would leave no room for one, the answer is closed along that way instead.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from string import ascii_letters, digits
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memos_core.engine.grammar import Grammar
+from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
+
+if TYPE_CHECKING:
+    from memos_core.engine.tokens import Tokens
+
+__all__ = ["Constraint", "Constraints"]
+
+KEPT_GRAMMARS = 64
+MAX_WAY = 2048
+"""Longest way to a complete answer that is looked for, in tokens."""
+
+MAX_REFUSALS = 4
+"""Tokens from which no way to the end is found, before the answer is closed instead."""
+
+
+class Constraints:
+    """The grammars of one tokenizer, compiled once each. Thread-safe.
+
+    Args:
+        tokens: The tokenizer; it must have a fast backend.
+        vocabulary: How many logits the model gives.
+        end_ids: Tokens that end a turn.
+
+    Raises:
+        MissingExtra: llguidance is not installed.
+        UnsupportedOption: The tokenizer is a slow one, or no token ends a turn.
+    """
+
+    def __init__(self, tokens: Tokens, vocabulary: int, end_ids: frozenset[int]) -> None:
+        try:
+            import llguidance
+        except ImportError as error:
+            raise MissingExtra("llguidance", extra="local") from error
+        source = tokens.serialised()
+        if source is None:
+            raise UnsupportedOption("structured output needs a fast tokenizer, and this model has a slow one")
+        if not end_ids:
+            raise UnsupportedOption("structured output needs a token that ends a turn, and this model names none")
+        self._library = llguidance
+        self._tokenizer = llguidance.LLTokenizer(source, n_vocab=vocabulary, eos_token=sorted(end_ids))
+        self._end_ids = end_ids
+        self._closer = Closer(self._tokenizer)
+        self._compiled: OrderedDict[Grammar, tuple[Any, list[int] | None]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def start(self, grammar: Grammar, max_tokens: int) -> Constraint:
+        """Return a constraint for one answer of at most ``max_tokens``.
+
+        Raises:
+            InvalidInput: The grammar is wrong or asks for what is not supported, or even the shortest answer is longer.
+        """
+        matcher, path = self._compile(grammar)
+        if path is not None and len(path) > max_tokens:
+            raise InvalidInput(
+                f"an answer of this form takes at least {len(path)} tokens, and max_tokens leaves {max_tokens}"
+            )
+        return Constraint(matcher.deep_copy(), path, self._closer, self._end_ids)
+
+    def _compile(self, grammar: Grammar) -> tuple[Any, list[int] | None]:
+        with self._lock:
+            if grammar not in self._compiled:
+                matcher = self._matcher(grammar)
+                self._compiled[grammar] = matcher, self._closer.search(matcher)
+                if len(self._compiled) > KEPT_GRAMMARS:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(grammar)
+            return self._compiled[grammar]
+
+    def _matcher(self, grammar: Grammar) -> Any:
+        made = self._library.LLMatcher
+        write = {
+            "json_schema": made.grammar_from_json_schema,
+            "regex": made.grammar_from_regex,
+            "lark": made.grammar_from_lark,
+        }[grammar.kind]
+        matcher = made(self._tokenizer, write(grammar.source), log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().partition("\n\n")[0].strip()
+            raise InvalidInput(f"the answer cannot be held to this form: {reason}")
+        return matcher
+
+
+class Constraint:
+    """Holds one answer to its grammar. Used by one thread at a time.
+
+    Args:
+        matcher: A matcher of llguidance, at the start.
+        path: A short way to a complete answer; None: none was found, and the answer may be cut.
+        closer: Finds such ways.
+        end_ids: Tokens that end a turn.
+
+    Attributes:
+        complete: Whether the answer is whole and nothing may follow.
+        closed: Whether it was closed early, to stay within its tokens.
+    """
+
+    def __init__(self, matcher: Any, path: list[int] | None, closer: Closer, end_ids: frozenset[int]) -> None:
+        self._matcher = matcher
+        self._path = path
+        self._closer = closer
+        self._end_ids = end_ids
+        self._end = min(end_ids)
+        self.complete: bool = matcher.is_stopped()
+        self.closed = False
+
+    def take(self, logits: torch.Tensor, pick: Callable[[torch.Tensor], int], room: int) -> list[int]:
+        """Return the next tokens: one that ``pick`` chose among those allowed, and those that must follow it.
+
+        Behind a complete answer stands a token that ends the turn.
+
+        Args:
+            logits: ``[vocabulary]``; not changed.
+            pick: From masked logits to a token.
+            room: How many more tokens the answer may have; at least 1.
+
+        Raises:
+            UnsupportedOption: The grammar outgrew the limits of llguidance on the way.
+        """
+        tokens = self._forced(room) or self._chosen(logits, pick, room)
+        return [*tokens, self._end] if self.complete else tokens
+
+    def _chosen(self, logits: torch.Tensor, pick: Callable[[torch.Tensor], int], room: int) -> list[int]:
+        allowed = self._allowed(len(logits))
+        for _ in range(MAX_REFUSALS):
+            token = pick(logits.masked_fill(~allowed.to(logits.device), -math.inf))
+            if token in self._end_ids:
+                return [token]
+            way = self._go(token)
+            if self._path is None or (way is not None and len(way) < room):
+                self._arrive(way)
+                return [token, *self._forced(room - 1)]
+            self._matcher.rollback(1)
+            allowed[token] = False
+            if way is not None or not allowed.any():
+                break
+        return self._close()
+
+    def _allowed(self, vocabulary: int) -> torch.Tensor:
+        return torch.from_numpy(allowed_tokens(self._matcher)[:vocabulary])
+
+    def _forced(self, room: int) -> list[int]:
+        tokens: list[int] = self._matcher.compute_ff_tokens()[:room]
+        if tokens:
+            self._matcher.consume_tokens(tokens)
+            self._arrive(self._way(tokens))
+        return tokens
+
+    def _go(self, token: int) -> list[int] | None:
+        """Go on with ``token`` and return a way to the end from there, if one is found."""
+        self._matcher.consume_token(token)
+        return self._way([token])
+
+    def _arrive(self, way: list[int] | None) -> None:
+        self._path = way
+        self.complete = self._matcher.is_stopped()
+
+    def _way(self, tokens: Sequence[int]) -> list[int] | None:
+        """Return a way to the end after ``tokens``, which were just taken, or None."""
+        if self._path is None:
+            return None
+        if self._path[: len(tokens)] == list(tokens):
+            return self._path[len(tokens) :]
+        # Most tokens, such as one more word of a string, leave the known way as it was.
+        if self._matcher.validate_tokens([*self._path, self._end]) > len(self._path):
+            return self._path
+        return self._closer.search(self._matcher)
+
+    def _close(self) -> list[int]:
+        """Go the known way to the end."""
+        path = self._path or []
+        self._matcher.consume_tokens(path)
+        self.complete = self.closed = True
+        return path
+
+
+class Closer:
+    """Finds short ways to a complete answer, by trying what closes things first. Not always the shortest.
+
+    Args:
+        tokenizer: The tokenizer in llguidance's form.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._ids: dict[str, int] = {}
+        for code in range(32, 127):
+            ids = tokenizer.tokenize_bytes(bytes([code]))
+            if len(ids) == 1:
+                self._ids[chr(code)] = ids[0]
+        self._in_string = self._order('"', ascii_letters + digits + " ", tokenizer.vocab_size)
+        self._outside = self._order('}],":', digits + ascii_letters, tokenizer.vocab_size)
+
+    def _order(self, closing: str, plain: str, vocabulary: int) -> NDArray[np.float32]:
+        """Return the rank of each token: characters that close something, plain ones, other ones, all other tokens."""
+        ranks = np.full(vocabulary, 2000, dtype=np.float32)
+        for character, token in self._ids.items():
+            ranks[token] = 1000 + ord(character)
+        for number, character in enumerate(plain):
+            ranks[self._ids.get(character, 0)] = number
+        for number, character in enumerate(closing):
+            ranks[self._ids.get(character, 0)] = number - 100_000
+        return ranks
+
+    def search(self, matcher: Any) -> list[int] | None:
+        """Return tokens that complete the answer from where ``matcher`` stands, which stays there; None: none found."""
+        copy = matcher.deep_copy()
+        uses = np.zeros_like(self._outside)
+        path: list[int] = []
+        while len(path) <= MAX_WAY and not copy.is_error():
+            if copy.is_accepting():
+                return path
+            tokens = copy.compute_ff_tokens() or [self._best(allowed_tokens(copy), uses)]
+            copy.consume_tokens(tokens)
+            path += tokens
+        return None
+
+    def _best(self, allowed: NDArray[np.bool_], uses: NDArray[np.float32]) -> int:
+        # No word of JSON begins with an x: where one may stand, a string is open.
+        ranks = self._in_string if allowed[self._ids.get("x", 0)] else self._outside
+        scores = np.where(allowed[: len(ranks)], ranks + uses, np.inf)
+        token = int(scores.argmin())
+        uses[token] += 10_000 if ranks[token] >= 0 else 0  # so that no loop of a grammar is gone round for ever
+        return token
+
+
+def allowed_tokens(matcher: Any) -> NDArray[np.bool_]:
+    """Return for each token whether it may come next.
+
+    Raises:
+        UnsupportedOption: The grammar outgrew the limits of llguidance on the way.
+    """
+    packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    if matcher.is_error():
+        raise UnsupportedOption(f"the form of the answer is too complex: {matcher.get_error()}")
+    return np.unpackbits(packed, bitorder="little").view(np.bool_)

@@ -1,0 +1,303 @@
+"""Collections: documents with vectors of one embedder, and what lies in them.
+
+A document is a cube whose header names its collection, so it is versioned, derived from, counted and erased like any
+memory; ordinary searches and listings pass it over. It is found again by its id through the cube's ``dedup_key``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import JsonValue
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, select
+
+from memos_core.cube import MemCube, State, canonical_json
+from memos_core.embedding.base import Vector
+from memos_core.errors import EmbedderMismatch, InvalidInput
+from memos_core.infrastructure.vault import schema, searching
+from memos_core.infrastructure.vault.conditions import CHUNK, chunks, matching, of_collection, visible
+from memos_core.infrastructure.vault.index.base import Place, load_vectors
+from memos_core.infrastructure.vault.reading import ReadSession
+from memos_core.infrastructure.vault.rows import check, cube_of, current
+from memos_core.infrastructure.vault.values import SearchFilter, WordMatch
+
+if TYPE_CHECKING:
+    from memos_core.infrastructure.vault.vault import MemVault
+    from memos_core.infrastructure.vault.writing import WriteSession
+
+__all__ = [
+    "Accept",
+    "CollectionSpec",
+    "DocumentMatch",
+    "Metric",
+    "by_ids",
+    "document_key",
+    "drop",
+    "ensure",
+    "everything",
+    "first",
+    "known",
+    "matched",
+    "nearest",
+    "pages",
+    "prepared",
+    "vectors_of",
+]
+
+Metric = Literal["cosine", "dot"]
+
+Accept = Callable[[str, Mapping[str, JsonValue]], bool]
+"""Tells by id and metadata whether a document may answer."""
+
+FIRST_STEP = 64
+"""Proposals that are put to the ledger in the first question; each further one takes four times as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """What a collection is. ``dimension`` None: that of the first vector."""
+
+    name: str
+    embedder: str
+    dimension: int | None
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentMatch:
+    """A document that is near a vector or holds words that were asked for, and the passage by which it does."""
+
+    cube_id: str
+    passage_id: int
+    score: float
+
+
+def document_key(collection: str, document_id: str) -> str:
+    """Return the ``dedup_key`` of a document: one live cube for each id in a collection."""
+    return hashlib.sha256(canonical_json(["document", collection, document_id])).hexdigest()
+
+
+def prepared(vector: Any, dimension: int | None, metric: Metric) -> Vector:
+    """Return a caller's vector as it is stored: float32, and of length 1 where the metric is the cosine.
+
+    Raises:
+        InvalidInput: It is no vector of finite numbers, or of another length than the collection's.
+    """
+    try:
+        flat: Vector = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"a vector is a sequence of numbers: {error}") from error
+    if flat.ndim != 1 or not flat.size:
+        raise InvalidInput(f"a vector has one axis and is not empty; this one has shape {flat.shape}")
+    if metric == "cosine":
+        return searching.unit(flat, dimension or len(flat))
+    if dimension not in (None, len(flat)):
+        raise InvalidInput(f"a vector of this collection has shape ({dimension},), not {flat.shape}")
+    if not np.isfinite(flat).all():
+        raise InvalidInput("the vector holds infinities or NaN")
+    return flat
+
+
+def known(connection: Connection, spec: CollectionSpec) -> Row[Any] | None:
+    """Return the row of the collection, if it holds anything yet.
+
+    Raises:
+        EmbedderMismatch: It was made by another embedder, or with another metric.
+    """
+    row = connection.execute(select(schema.collections).where(schema.collections.c.name == spec.name)).first()
+    if row is None:
+        return None
+    offered = (spec.embedder, spec.dimension or row.dimension, spec.metric)
+    if (row.embedder, row.dimension, row.metric) != offered:
+        raise EmbedderMismatch(
+            spec.name, stored=worded(row.embedder, row.dimension, row.metric), offered=worded(*offered)
+        )
+    return row
+
+
+def worded(embedder: str, dimension: int, metric: str) -> str:
+    return f"{embedder} ({dimension} dimensions, {metric})"
+
+
+def ensure(session: WriteSession, spec: CollectionSpec, dimension: int) -> None:
+    """Make the collection if it is new, and let the session store vectors of ``dimension`` in it.
+
+    Raises:
+        EmbedderMismatch: It was made by another embedder, or with another metric.
+    """
+    row = known(session.connection, spec)
+    if row is None:
+        values = {"name": spec.name, "embedder": spec.embedder, "dimension": dimension, "metric": spec.metric}
+        session._collection_ids[spec.name, dimension] = session._inserted(schema.collections, values)
+    elif row.dimension != dimension:
+        stored = worded(row.embedder, row.dimension, row.metric)
+        offered = worded(spec.embedder, dimension, spec.metric)
+        raise EmbedderMismatch(spec.name, stored=stored, offered=offered)
+    else:
+        session._collection_ids[spec.name, dimension] = row.id
+
+
+def drop(session: WriteSession, spec: CollectionSpec) -> None:
+    """Forget what the collection is, once nothing lies in it: the name is free for another embedder."""
+    connection, k, v = session.connection, schema.collections, schema.vectors
+    collection_id = connection.scalar(select(k.c.id).where(k.c.name == spec.name))
+    if collection_id is None or connection.scalar(select(exists().where(v.c.collection_id == collection_id))):
+        return
+    connection.execute(delete(schema.outbox).where(schema.outbox.c.collection_id == collection_id))
+    connection.execute(delete(k).where(k.c.id == collection_id))
+
+
+# Documents by their ids, and in order
+
+
+def by_ids(
+    session: ReadSession, wanted: SearchFilter, ids: Sequence[str], *, lapsed: bool = False
+) -> dict[str, MemCube]:
+    """Return the documents of these ids that are there, by id.
+
+    Args:
+        lapsed: Also those whose time is over, which still hold their id.
+    """
+    assert wanted.collection is not None
+    c, n = schema.cubes, schema.namespaces
+    namespace = select(n.c.id).where(n.c.name == wanted.visibility.namespace).scalar_subquery()
+    condition = c.c.state == str(State.ACTIVE) if lapsed else matching(wanted)
+    keys = {document_key(wanted.collection, document_id): document_id for document_id in ids}
+    found: dict[str, MemCube] = {}
+    for part in chunks(list(keys)):
+        query = current().where(c.c.namespace_id == namespace, c.c.dedup_key.in_(part), condition)
+        cubes = [cube_of(row, session.now) for row in session.connection.execute(query)]
+        found.update((cube.ref, cube) for cube in cubes if cube.ref is not None)
+    return {document_id: found[document_id] for document_id in ids if document_id in found}
+
+
+def pages(session: ReadSession, wanted: SearchFilter, *, after: str | None, size: int) -> Iterator[MemCube]:
+    """Yield the documents of a collection in the order of their cubes, beginning after the cube ``after``."""
+    return cubes_where(session, matching(wanted, by_id=False), after=after, size=size)
+
+
+def everything(session: ReadSession, wanted: SearchFilter, *, size: int) -> Iterator[MemCube]:
+    """Yield the documents of a collection in every state, and those whose time is over too."""
+    condition = and_(visible(wanted.visibility), of_collection(wanted.collection))
+    return cubes_where(session, condition, after=None, size=size)
+
+
+def cubes_where(
+    session: ReadSession, condition: ColumnElement[bool], *, after: str | None, size: int
+) -> Iterator[MemCube]:
+    c = schema.cubes
+    while True:
+        query = current().where(condition)
+        if after is not None:
+            query = query.where(c.c.id > after)
+        rows = session.connection.execute(query.order_by(c.c.id).limit(size)).all()
+        yield from (cube_of(row, session.now) for row in rows)
+        if len(rows) < size:
+            return
+        after = rows[-1].id
+
+
+# Documents by vector and by words
+
+
+def nearest(
+    vault: MemVault, spec: CollectionSpec, wanted: SearchFilter, vector: Any, *, count: int, accept: Accept | None
+) -> list[DocumentMatch]:
+    """Return the ``count`` documents nearest to ``vector`` that may answer, nearest first.
+
+    Raises:
+        EmbedderMismatch: The collection was made by another embedder.
+        InvalidInput: The vector does not fit the collection.
+    """
+    condition = matching(wanted)
+    with vault.ledger.read() as connection:
+        place = place_of(connection, spec, wanted)
+        if place is None:
+            prepared(vector, spec.dimension, spec.metric)  # a wrong vector is wrong in an empty collection too
+            return []
+        query = prepared(vector, place.dimension, spec.metric)
+        index = vault.exact if spec.metric == "dot" else vault._index(connection, place)
+        if index is vault.exact:
+            proposals = index.candidates(connection, place, query)
+            return first(passing(connection, proposals, condition, accept), count)
+    index.prepare()  # may write, so the view of the ledger is taken after it
+    with vault.ledger.read() as connection:
+        proposals = index.candidates(connection, place, query)
+        return first(passing(connection, proposals, condition, accept), count)
+
+
+def place_of(connection: Connection, spec: CollectionSpec, wanted: SearchFilter) -> Place | None:
+    row = known(connection, spec)
+    return row and searching.place_of(connection, row.id, row.dimension, wanted.visibility.namespace)
+
+
+def first(matches: Iterator[DocumentMatch], count: int) -> list[DocumentMatch]:
+    """Return the first ``count`` documents; one that is found by several passages counts by its best."""
+    best: dict[str, DocumentMatch] = {}
+    for match in matches:
+        best.setdefault(match.cube_id, match)
+        if len(best) == count:
+            break
+    return list(best.values())
+
+
+def passing(
+    connection: Connection, proposals: Any, condition: ColumnElement[bool], accept: Accept | None
+) -> Iterator[DocumentMatch]:
+    """Yield those of the proposed passages whose documents may answer, in the order of the proposals."""
+    step = FIRST_STEP
+    for ids, scores in proposals:
+        start = 0
+        while start < len(ids):
+            part = dict(zip(ids[start : start + step].tolist(), scores[start : start + step].tolist(), strict=True))
+            start, step = start + step, min(4 * step, CHUNK)
+            rows = accepted(connection, list(part), condition, accept)
+            yield from sorted(
+                (DocumentMatch(row.cube_id, row.id, part[row.id]) for row in rows),
+                key=lambda match: (-match.score, match.passage_id),
+            )
+
+
+def accepted(
+    connection: Connection, passage_ids: Sequence[int], condition: ColumnElement[bool], accept: Accept | None
+) -> list[Row[Any]]:
+    """Return passages whose documents may answer. A header is read, and checked, only where ``accept`` asks for it."""
+    p, c = schema.passages, schema.cubes
+    header = () if accept is None else (c.c.ref, c.c.header, c.c.header_digest)
+    query = select(p.c.id, p.c.cube_id, *header).select_from(p.join(c, c.c.id == p.c.cube_id))
+    rows: list[Row[Any]] = []
+    for part in chunks(passage_ids):
+        rows += connection.execute(query.where(p.c.id.in_(part), condition)).all()
+    return rows if accept is None else [row for row in rows if accept(row.ref, metadata_of(row))]
+
+
+def metadata_of(row: Row[Any]) -> Mapping[str, JsonValue]:
+    check(row.header, row.header_digest, f"cube {row.cube_id}: header")
+    metadata: Mapping[str, JsonValue] = json.loads(row.header)["descriptive"].get("metadata", {})
+    return metadata
+
+
+def matched(session: ReadSession, wanted: SearchFilter, terms: Sequence[str], accept: Accept | None) -> list[WordMatch]:
+    """Return the passages of documents that may answer and hold at least one of ``terms``."""
+    matches = session.word_matches(wanted, terms)
+    if accept is None or not matches:
+        return matches
+    ids = [match.passage_id for match in matches]
+    kept = {row.id for row in accepted(session.connection, ids, matching(wanted), accept)}
+    return [match for match in matches if match.passage_id in kept]
+
+
+def vectors_of(
+    connection: Connection, spec: CollectionSpec, wanted: SearchFilter, passage_ids: Sequence[int]
+) -> dict[int, Vector]:
+    """Return the stored vectors of passages, by passage id."""
+    place = place_of(connection, spec, wanted)
+    if place is None:
+        return {}
+    ids, matrix = load_vectors(connection, place, passage_ids)
+    return dict(zip(ids.tolist(), matrix, strict=True))

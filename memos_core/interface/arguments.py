@@ -1,0 +1,58 @@
+"""Arguments as callers give them, as the types that the layers use."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from memos_core.cube import MemoryType, State
+from memos_core.errors import InvalidInput
+from memos_core.interface.reader import Reader
+from memos_core.records import MemoryCall
+
+__all__ = ["TypeName", "memory_call", "memory_state", "memory_types"]
+
+READ = ("entities", "speakers", "times", "events", "intent")
+"""What a reader adds to a call; the rest is the caller's."""
+
+TypeName = Literal["plaintext", "activation", "parametric", "any"]
+
+
+def memory_call(reader: Reader, now: datetime, *, query: str, **fields: Any) -> MemoryCall:
+    """Return the call of these fields, with what ``reader`` finds in the query.
+
+    Raises:
+        InvalidInput: One is out of range.
+    """
+    try:
+        read = reader.read(query, now=now) if isinstance(query, str) and query.strip() else None
+        found = {} if read is None else {name: getattr(read, name) for name in READ}
+        return MemoryCall(query=query, **{**found, **fields})
+    except ValidationError as error:
+        raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+
+
+def memory_types(name: str) -> tuple[MemoryType, ...] | None:
+    """Return the types that a name stands for; None: all.
+
+    Raises:
+        InvalidInput: There is no such type.
+    """
+    if name == "any":
+        return None
+    if name not in set(MemoryType):
+        raise InvalidInput(f"type must be any, {', '.join(MemoryType)}; not {name!r}")
+    return (MemoryType(name),)
+
+
+def memory_state(name: State | str) -> State:
+    """Return the state of that name.
+
+    Raises:
+        InvalidInput: There is no such state.
+    """
+    if name not in set(State):
+        raise InvalidInput(f"state must be {', '.join(State)}; not {name!r}")
+    return State(name)

@@ -1,0 +1,222 @@
+"""Other forms of memories: gathers what a pathway may use, and commits what it proposes as a derived cube."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from memos_core.cube import (
+    ActivationPayload,
+    BlobRef,
+    Descriptive,
+    Governance,
+    Header,
+    Lineage,
+    MemCube,
+    MemoryType,
+    ParametricPayload,
+    Source,
+    State,
+    canonical_json,
+)
+from memos_core.engine.base import ActivationStore, BuiltActivation, BuiltAdapter, Engine
+from memos_core.errors import BlobDamaged, GateFailed, InvalidInput
+from memos_core.events import Event
+from memos_core.ids import UlidFactory
+from memos_core.infrastructure.governance import MemGovernance
+from memos_core.infrastructure.governance.governance import author_of
+from memos_core.infrastructure.vault import MemVault, WriteSession
+from memos_core.operation.operator import found
+from memos_core.operation.scheduler import canonical_order
+from memos_core.principal import Principal
+from memos_core.transform import Form, Material, Pathway, Proposal, pathway
+
+__all__ = ["MemTransform"]
+
+Blob = BuiltActivation | BuiltAdapter
+
+
+class MemTransform:
+    """Proposes and commits other forms of memories. Thread-safe.
+
+    Args:
+        activations: Makes the KV caches that a principal may use, given the memories at hand.
+    """
+
+    def __init__(
+        self,
+        vault: MemVault,
+        governance: MemGovernance,
+        ids: UlidFactory,
+        *,
+        activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.vault = vault
+        self.governance = governance
+        self.ids = ids
+        self.activations = activations
+        self.emit = emit
+
+    def transform(self, principal: Principal, engine: Engine, cube_ids: Sequence[str], to: MemoryType) -> str:
+        """Make another form of these memories together and return the id of the derived cube.
+
+        Raises:
+            CubeNotFound: One is not visible.
+            GateFailed: What was made is not good enough; the memories stay as they are.
+            InvalidInput: There is no such pathway, or the memories changed meanwhile.
+        """
+        material = self.material(principal, engine, cube_ids)
+        return self.commit(principal, self.pathway(material, to).propose(material))
+
+    def pathway(self, material: Material, to: MemoryType) -> Pathway:
+        """Return the pathway from what ``material`` begins with."""
+        begins = material.form.cube.type if material.form is not None else MemoryType.PLAINTEXT
+        return pathway(begins, to)
+
+    def material(self, principal: Principal, engine: Engine, cube_ids: Sequence[str]) -> Material:
+        """Return what a pathway may use: text memories in the order of every prompt, or one memory in another form.
+
+        Raises:
+            CubeNotFound: One is not visible.
+            InvalidInput: None is named, or one of another form among several.
+            BlobDamaged: Its tensors are gone.
+        """
+        if not cube_ids:
+            raise InvalidInput("name at least one memory")
+        visibility = self.governance.visibility(principal)
+        with self.vault.read() as session:
+            cubes = [found(session.cube(visibility, cube_id), cube_id) for cube_id in dict.fromkeys(cube_ids)]
+        other = next((cube for cube in cubes if cube.type is not MemoryType.PLAINTEXT), None)
+        if other is None:
+            return self.of_text(principal, engine, cubes)
+        if len(cubes) > 1:
+            raise InvalidInput(f"memory {other.id} is {other.type}; name it alone, or plaintext memories together")
+        return self.of_form(principal, engine, other)
+
+    def of_text(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
+        cubes = canonical_order(cubes)
+        return Material(engine=engine, cubes=tuple(cubes), activations=self.activations(principal, cubes))
+
+    def of_form(self, principal: Principal, engine: Engine, cube: MemCube) -> Material:
+        if not isinstance(cube.payload, ActivationPayload | ParametricPayload):
+            raise InvalidInput(f"memory {cube.id} has no tensors")
+        visibility = self.governance.visibility(principal)
+        with self.vault.read() as session:
+            sources = session.cubes(visibility, [cube_id for cube_id, _ in cube.header.descriptive.lineage.sources])
+            namespace = session.namespace(principal.namespace)
+        if namespace is None:
+            raise BlobDamaged(cube.payload.blob.address, "its namespace is gone")
+        data = self.vault.blobs.read(cube.payload.blob.address, namespace.salt)
+        standing = [each for each in sources if each.type is MemoryType.PLAINTEXT and each.state is State.ACTIVE]
+        return replace(self.of_text(principal, engine, standing), form=Form(cube, data))
+
+    def commit(self, principal: Principal, proposal: Proposal) -> str:
+        """Store what a pathway proposes and return the id of its cube; of one that is there already, its id.
+
+        Raises:
+            GateFailed: A gate was not passed.
+            InvalidInput: A source changed or went meanwhile, or the quota is reached.
+        """
+        if not proposal.passed:
+            raise GateFailed(proposal.pathway, proposal.failures)
+        cube_id = self.publish(principal, proposal)
+        if cube_id is None:
+            what = f"{proposal.pathway} was computed"
+            raise InvalidInput(f"the memories changed while {what}, or the quota is reached; try again")
+        return cube_id
+
+    def publish(self, principal: Principal, proposal: Proposal) -> str | None:
+        """Store a proposal in one transaction; None where a source has changed or gone, or the quota is reached."""
+        product = proposal.product
+        if not isinstance(product, BuiltActivation | BuiltAdapter):
+            raise InvalidInput(f"{proposal.pathway} proposes nothing that is stored as a blob")
+        key = content_key(proposal, product)
+        with self.vault.write() as session:
+            if not self.sources_stand(session, principal, proposal.sources):
+                return None
+            namespace = session.ensure_namespace(principal.namespace)
+            held = session.find_duplicate(principal.namespace, key, self.governance.clock.now())
+            if held:
+                return held[0]
+            if self.governance.over_quota(session, principal.namespace, len(product.data)):
+                return None
+            blob = self.vault.blobs.put(product.data, namespace.salt)
+            cube = self.cube(principal, proposal, product, blob)
+            author = author_of(principal)
+            session.insert(cube, passages=(), dedup_key=key, author=author, reason=proposal.pathway)
+            made_from = [cube_id for cube_id, _ in proposal.sources]
+            self.governance.audit(session, principal, "transform", [cube.id, *made_from])
+        self.tell(principal, cube, made_from, proposal)
+        return cube.id
+
+    def tell(self, principal: Principal, cube: MemCube, made_from: Sequence[str], proposal: Proposal) -> None:
+        product = proposal.product
+        counted = {"tokens": product.token_count} if isinstance(product, BuiltActivation) else {}
+        name = "kv.built" if isinstance(product, BuiltActivation) else "adapter.built"
+        now = self.governance.clock.now()
+        self.emit(Event(name, now, principal.namespace, (cube.id, *made_from), {**proposal.record, **counted}))
+
+    def sources_stand(self, session: WriteSession, principal: Principal, sources: Sequence[tuple[str, int]]) -> bool:
+        """Tell whether each source is active and still at the version that was read."""
+        visibility = self.governance.visibility(principal)
+        for cube_id, version in sources:
+            cube = session.cube(visibility, cube_id)
+            if cube is None or cube.state is not State.ACTIVE or cube.version != version:
+                return False
+        return True
+
+    def cube(self, principal: Principal, proposal: Proposal, product: Blob, blob: BlobRef) -> MemCube:
+        now = self.governance.clock.now()
+        lineage = Lineage(sources=proposal.sources, pathway=proposal.pathway, parameters=proposal.record)
+        descriptive = Descriptive(
+            id=self.ids.new(now),
+            type=proposal.target,
+            title=title_of(proposal, product),
+            kind="prefix" if isinstance(product, BuiltActivation) else "adapter",
+            created=now,
+            updated=now,
+            source=Source(session=principal.session),
+            lineage=lineage,
+        )
+        governance = Governance(owner=principal.user, namespace=principal.namespace, agent=principal.agent)
+        return MemCube(header=Header(descriptive=descriptive, governance=governance), payload=payload_of(product, blob))
+
+
+def content_key(proposal: Proposal, product: Blob) -> str:
+    """Return what two products have in common that are the same memory in the same form."""
+    if isinstance(product, BuiltActivation):
+        parts: list[object] = ["activation", product.fingerprint, product.token_digest, product.codec]
+    else:
+        # One adapter for each set of versions: training it again, perhaps with another seed, makes no second memory.
+        made_from = [list(source) for source in proposal.sources]
+        content = made_from or hashlib.sha256(product.data).hexdigest()
+        parts = ["parametric", product.fingerprint, product.scope, content]
+    return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
+def title_of(proposal: Proposal, product: Blob) -> str:
+    memories = f"{len(proposal.sources)} memories for {product.model}"
+    if isinstance(product, BuiltActivation):
+        return f"KV of {memories}, {product.token_count} tokens"
+    return f"LoRA of {memories}, rank {product.peft_config.get('r')}"
+
+
+def payload_of(product: Blob, blob: BlobRef) -> ActivationPayload | ParametricPayload:
+    if isinstance(product, BuiltActivation):
+        return ActivationPayload(
+            blob=blob,
+            fingerprint=product.fingerprint,
+            token_digest=product.token_digest,
+            token_count=product.token_count,
+            model=product.model,
+            codec=product.codec,
+        )
+    return ParametricPayload(
+        blob=blob,
+        fingerprint=product.fingerprint,
+        model=product.model,
+        peft_config=dict(product.peft_config),
+        scope=product.scope,
+    )
