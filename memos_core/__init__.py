@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from memos_core.events import Event
     from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
     from memos_core.infrastructure.governance import Limits
+    from memos_core.infrastructure.vault import Job, JobState
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.reader import as_messages
     from memos_core.memos import MemOS
+    from memos_core.operation.jobs import JobSettings
     from memos_core.records import (
         Erasure,
         Hit,
@@ -71,6 +73,9 @@ HOMES = {
     "Hit": "memos_core.records",
     "Inject": "memos_core.records",
     "InjectionPlan": "memos_core.records",
+    "Job": "memos_core.infrastructure.vault",
+    "JobSettings": "memos_core.operation.jobs",
+    "JobState": "memos_core.infrastructure.vault",
     "Limits": "memos_core.infrastructure.governance",
     "MemCube": "memos_core.cube",
     "MemOS": "memos_core.memos",
@@ -117,6 +122,9 @@ __all__ = [
     "Hit",
     "Inject",
     "InjectionPlan",
+    "Job",
+    "JobSettings",
+    "JobState",
     "Limits",
     "MemCube",
     "MemOS",

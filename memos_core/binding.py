@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memos_core.engine.base import Engine
+from memos_core.engine.location import configured_window
 from memos_core.errors import InvalidInput
 from memos_core.interface.engine_chat import EngineChat
 from memos_core.memos import MemOS
@@ -68,6 +69,14 @@ class Binding:
         """Name of the model, for people. Loads its configuration at most."""
         engine = self.present_engine
         return self.model or (engine.capabilities.model if engine else DEFAULT_MODEL)
+
+    @property
+    def context_window(self) -> int | None:
+        """Positions that the model has, as far as that is known without opening one or loading a model library."""
+        present = self.present_engine
+        if present is not None:
+            return present.capabilities.context_window
+        return configured_window(self.model or DEFAULT_MODEL)
 
     def engine(self, model: str | None = None) -> Engine:
         """Return the engine, or that of another ``model``.

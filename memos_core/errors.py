@@ -12,6 +12,9 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
     ├── CubeConflict (ValueError)              the change collides with another live cube
+    ├── SourcesChanged (RuntimeError)          memories changed while something was made from them; try again
+    ├── JobNotFound (KeyError)                 malformed, absent and foreign job ids alike
+    ├── JobLost (RuntimeError)                 a job was cancelled, forgotten or taken over while it ran
     ├── GateFailed (RuntimeError)              another form of a memory is not good enough to serve; nothing was stored
     ├── NotYetAvailable (RuntimeError)         a public name whose work a later release brings
     ├── MissingExtra (ImportError)             an optional package is absent; names the pip command
@@ -51,11 +54,14 @@ __all__ = [
     "InvalidInput",
     "InvalidMemory",
     "InvalidName",
+    "JobLost",
+    "JobNotFound",
     "MemosError",
     "MissingExtra",
     "ModelNotFound",
     "NotYetAvailable",
     "ScopeConflict",
+    "SourcesChanged",
     "UnsupportedOption",
     "VaultBusy",
     "VaultClosed",
@@ -139,6 +145,30 @@ class CubeConflict(MemosError, ValueError):
         super().__init__(f"memory {cube_id} would become a duplicate of memory {other_id}")
         self.cube_id = cube_id
         self.other_id = other_id
+
+
+class SourcesChanged(MemosError, RuntimeError):
+    """Memories were edited or went away while something was made from them; nothing was published."""
+
+
+class JobNotFound(MemosError, KeyError):
+    """No job of that id is visible here: malformed, absent and foreign ids look the same. Attributes: ``job_id``."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job with id {job_id!r} here")
+        self.job_id = job_id
+
+
+class JobLost(MemosError, RuntimeError):
+    """A job was cancelled, forgotten or taken over while it ran; what it made is not published.
+
+    Attributes:
+        job_id: The job.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} was cancelled, forgotten or taken over by another worker")
+        self.job_id = job_id
 
 
 class GateFailed(MemosError, RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event as Flag
 from types import TracebackType
 from typing import Literal, Self
 from weakref import WeakSet
@@ -22,12 +23,15 @@ from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.reader import MemReader, Reader
 from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.background import Background, TransformTask
+from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, passages_of
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
 from memos_core.operation.transforms import MemTransform
+from memos_core.operation.worker import Worker
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -48,6 +52,8 @@ class Layers:
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
     emit: EventHook
+    jobs: JobQueue
+    background: Background
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -64,6 +70,7 @@ class MemOS:
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
+        self._worker = Worker(layers.jobs, tasks_of(layers))
 
     @classmethod
     def open(
@@ -80,6 +87,7 @@ class MemOS:
         search: SearchSettings | None = None,
         ranker: Ranker | None = None,
         reader: Reader | None = None,
+        jobs: JobSettings | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -97,6 +105,7 @@ class MemOS:
             search: How memories are found.
             reader: Reads what a prompt asks of memory; by default by patterns.
             ranker: Weighs what speaks for a memory; by default the one that ships with the project.
+            jobs: How background work is tried.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -118,6 +127,7 @@ class MemOS:
                 search=search,
                 ranker=ranker,
                 reader=reader or MemReader(),
+                jobs=jobs,
                 emit=on_event,
             )
         )
@@ -149,11 +159,42 @@ class MemOS:
         with self._layers.vault.read() as session:
             return sorted(session.namespaces())
 
+    @property
+    def jobs(self) -> JobQueue:
+        """The background work of the whole vault. For administration: a scope sees its own with ``scope.jobs()``."""
+        return self._layers.jobs
+
     def run_pending(self) -> tuple[str, ...]:
-        """Do what waits: counters, the vector index, the rest of an erasure. Return what still waits, in words."""
+        """Do what waits: jobs that are due, counters, the vector index, the rest of an erasure.
+
+        Returns:
+            What still waits, in words.
+        """
+        self._worker.run_due()
+        return self._tidy_up()
+
+    def work(self, stop: Flag | None = None, *, poll_seconds: float = 1.0) -> int:
+        """Do jobs as they come, and the rest of ``run_pending``, until told to stop; return how many jobs.
+
+        Any number of threads and processes may work at once. A job that runs when ``stop`` is set is finished first.
+
+        Args:
+            stop: Set to end it. None: ends when nothing is due any more.
+            poll_seconds: Pause before looking again when nothing was due.
+        """
+        done = self._worker.run_due(stop=stop)
+        while stop is not None and not stop.is_set():
+            self._tidy_up()
+            stop.wait(poll_seconds)
+            done += self._worker.run_due(stop=stop)
+        self._tidy_up()
+        return done
+
+    def _tidy_up(self) -> tuple[str, ...]:
         self._layers.lifecycle.flush()
+        self._layers.jobs.prune()
         self._layers.vault.apply_outbox()
-        return self._layers.vault.purge()
+        return (*self._layers.jobs.outlook(self._worker.tasks), *self._layers.vault.purge())
 
     def stats(self) -> dict[str, JsonValue]:
         """Return counts and sizes of the vault as JSON values."""
@@ -224,6 +265,7 @@ def wire(
     search: SearchSettings | None,
     ranker: Ranker | None,
     reader: Reader,
+    jobs: JobSettings | None,
     emit: Callable[[Event], None],
 ) -> Layers:
     """Put the layers together."""
@@ -248,6 +290,24 @@ def wire(
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
+    queue = JobQueue(vault, ids, settings=jobs, emit=emit)
     return Layers(
-        vault, governance, operator, scheduler, lifecycle, chat, engine, activations, transforms, emit, engines
+        vault=vault,
+        governance=governance,
+        operator=operator,
+        scheduler=scheduler,
+        lifecycle=lifecycle,
+        chat=chat,
+        engine=engine,
+        activations=activations,
+        transforms=transforms,
+        emit=emit,
+        jobs=queue,
+        background=Background(queue, governance),
+        engines=engines,
     )
+
+
+def tasks_of(layers: Layers) -> list[Task]:
+    """Return the background work that a process with these layers can do."""
+    return [] if layers.engine is None else [TransformTask(layers.transforms, layers.engine)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from pydantic import JsonValue
 
+from memos_core.bound import BoundScope
 from memos_core.collection import Collection, open_collection
 from memos_core.cube import MemCube, MemoryType, State
 from memos_core.embedding.base import Embedder
@@ -30,8 +31,8 @@ from memos_core.interface.exchange import chat_turns
 from memos_core.interface.exporting import write_lines
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
+from memos_core.operation.background import as_ids
 from memos_core.operation.operator import found
-from memos_core.principal import Principal
 from memos_core.records import (
     Erasure,
     Hit,
@@ -42,12 +43,11 @@ from memos_core.records import (
     ReplyChunk,
     Turn,
     TurnFields,
-    VersionRecord,
 )
 from memos_core.twins import in_thread
 
 if TYPE_CHECKING:
-    from memos_core.memos import Layers
+    pass
 
 __all__ = ["Scope"]
 
@@ -57,31 +57,11 @@ HOSTED_WINDOW = 8192
 """Context window that is assumed for a hosted model when ``context`` is asked for no certain size."""
 
 
-class Scope:
+class Scope(BoundScope):
     """The memory of one user (agent, session). Made by ``MemOS.scope``; thread-safe; cheap.
 
     Ids that are malformed, absent or another's all raise ``CubeNotFound``.
     """
-
-    def __init__(self, layers: Layers, principal: Principal) -> None:
-        self._layers = layers
-        self._principal = principal
-
-    @property
-    def user(self) -> str:
-        return self._principal.user
-
-    @property
-    def agent(self) -> str | None:
-        return self._principal.agent
-
-    @property
-    def session(self) -> str | None:
-        return self._principal.session
-
-    @property
-    def engine(self) -> Engine | None:
-        return self._layers.engine
 
     def scope(self, *, agent: str | None = None, session: str | None = None) -> Scope:
         """Return a scope that is bound further.
@@ -98,9 +78,6 @@ class Scope:
             return self
         self._layers.engines.add(engine)
         return Scope(replace(self._layers, engine=engine, chat=self._layers.chat.with_engine(engine)), self._principal)
-
-    def __repr__(self) -> str:
-        return f"Scope(user={self.user!r}, agent={self.agent!r}, session={self.session!r})"
 
     # Write
 
@@ -144,26 +121,6 @@ class Scope:
             speaker: Who speaks as the assistant, if not just ``assistant``.
         """
         return self._add(chat_turns(messages, user=self.user, assistant=speaker, session=session, at=self._now()))
-
-    def update(self, cube_id: str, text: str) -> Receipt:
-        """Give a memory a new text, as its next version."""
-        return self._layers.lifecycle.update(self._principal, cube_id, text)
-
-    def rollback(self, cube_id: str, version: int) -> Receipt:
-        """Make an earlier version's text current again, as a new version."""
-        return self._layers.lifecycle.rollback(self._principal, cube_id, version)
-
-    def freeze(self, cube_id: str, *, frozen: bool = True) -> MemCube:
-        """Protect a memory from change (not from being forgotten), or lift the protection."""
-        return self._layers.lifecycle.freeze(self._principal, cube_id, frozen=frozen)
-
-    def archive(self, cube_id: str, *, archived: bool = True) -> MemCube:
-        """Take a memory out of search without losing it, or bring it back."""
-        return self._layers.lifecycle.archive(self._principal, cube_id, archived=archived)
-
-    def link(self, source: str, target: str, relation: str) -> MemCube:
-        """Add a named relation from one memory to another."""
-        return self._layers.operator.link(self._principal, source, target, relation)
 
     def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
         """Give someone else a right. Not available yet."""
@@ -224,7 +181,7 @@ class Scope:
         Args:
             query: What is asked.
             k: Most hits.
-            filters: Conditions on fields of the header: ``speaker``, ``session``, ``kind``, ``tags`` ...; a list: any of.
+            filters: What fields of the header must be: ``speaker``, ``session``, ``tags`` ...; a list means any of.
             before: Only what was said before this moment.
             as_of: Only what held at this moment; by default now.
             include_superseded: Also what another memory took the place of.
@@ -332,10 +289,6 @@ class Scope:
         state = (space.salt if space else b"", self.agent, self.session, change, passed)
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
-    def history(self, cube_id: str) -> builtins.list[VersionRecord]:
-        """Return all versions of a memory, oldest first."""
-        return self._layers.lifecycle.history(self._principal, cube_id)
-
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all text memories to ``path``, one cube as JSON a line, and return how many.
 
@@ -362,10 +315,15 @@ class Scope:
         cube_id: str | Sequence[str],
         *,
         to: Literal["activation", "parametric"],
+        progress: Callable[[int, int], None] | None = None,
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
         ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories.
+        ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
+
+        Args:
+            progress: Is told how much of how much is done; what it raises ends the work, and nothing is stored.
 
         Raises:
             EngineMissing: The vault was opened without an engine.
@@ -376,9 +334,24 @@ class Scope:
             raise NotYetAvailable("LoRA adapters from memories come in a later release")
         if to != "activation":
             raise InvalidInput(f"to must be 'activation', not {to!r}")
-        cube_ids = [cube_id] if isinstance(cube_id, str) else list(cube_id)
-        engine = self._layers.chat.engine
-        return self.get(self._layers.transforms.transform(self._principal, engine, cube_ids, MemoryType(to)))
+        engine, target = self._layers.chat.engine, MemoryType(to)
+        transforms = self._layers.transforms
+        return self.get(transforms.transform(self._principal, engine, as_ids(cube_id), target, progress=progress))
+
+    def transform_each(
+        self,
+        cube_ids: Sequence[str],
+        *,
+        to: Literal["activation", "parametric"],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> builtins.list[MemCube]:
+        """``transform`` for each memory alone; ``progress`` counts memories. What is done when one fails stays done."""
+        derived = []
+        for number, cube_id in enumerate(as_ids(cube_ids), start=1):
+            derived.append(self.transform(cube_id, to=to))
+            if progress is not None:
+                progress(number, len(cube_ids))
+        return derived
 
     def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask the engine's model, with memory. See ``ChatOptions`` for the options.
@@ -429,11 +402,6 @@ class Scope:
     aadd = in_thread(add)
     aadd_many = in_thread(add_many)
     aremember = in_thread(remember)
-    aupdate = in_thread(update)
-    arollback = in_thread(rollback)
-    afreeze = in_thread(freeze)
-    aarchive = in_thread(archive)
-    alink = in_thread(link)
     agrant = in_thread(grant)
     aforget = in_thread(forget)
     asearch = in_thread(search)
@@ -442,9 +410,9 @@ class Scope:
     aget = in_thread(get)
     alist = in_thread(list)
     acount = in_thread(count)
-    ahistory = in_thread(history)
     aexport = in_thread(export)
     atransform = in_thread(transform)
+    atransform_each = in_thread(transform_each)
 
     # Small things
 

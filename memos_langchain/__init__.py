@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_langchain.chat_models import ChatMemos
+    from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
+    from memos_langchain.vectorstores import MemosVectorStore
 
 HOMES = {
     "ChatMemos": "chat_models",
+    "MemosEmbeddings": "embeddings",
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
+    "MemosVectorStore": "vectorstores",
 }
 
-__all__ = ["ChatMemos", "MemosMiddleware", "MemosRetriever"]
+__all__ = [
+    "ChatMemos",
+    "MemosEmbeddings",
+    "MemosMiddleware",
+    "MemosRetriever",
+    "MemosVectorStore",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from memos_core import Message, Reply, Usage
+from memos_core import Message, Reply, ToolCall, Usage
 from memos_core.errors import MissingExtra, UnsupportedOption
 
 try:
@@ -20,6 +20,7 @@ try:
         ToolMessage,
     )
     from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+    from langchain_core.messages.tool import tool_call, tool_call_chunk
     from langchain_core.outputs import ChatGenerationChunk
 except ImportError as error:
     raise MissingExtra("langchain-core", extra="langchain") from error
@@ -52,7 +53,9 @@ def as_core_message(message: BaseMessage) -> Message:
     if message.name:
         extra["name"] = message.name
     if isinstance(message, AIMessage) and message.tool_calls:
-        extra["tool_calls"] = [openai_call(dict(call)) for call in message.tool_calls]
+        extra["tool_calls"] = [
+            ToolCall(call["name"], call["args"], call["id"] or "").as_openai() for call in message.tool_calls
+        ]
     if isinstance(message, ToolMessage):
         extra["tool_call_id"] = message.tool_call_id
     if "memos" in message.additional_kwargs:
@@ -84,15 +87,13 @@ def text_of(message: BaseMessage) -> str:
     return "\n".join(texts)
 
 
-def openai_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": json.dumps(call["args"], ensure_ascii=False)}
-    return {"id": call.get("id"), "type": "function", "function": function}
-
-
 def reply_message(reply: Reply, model: str) -> AIMessage:
     """Return a whole reply as a message."""
     return AIMessage(
-        content=reply.text, usage_metadata=usage_of(reply.usage), response_metadata=metadata_of(reply, model)
+        content=reply.text,
+        tool_calls=[tool_call(name=call.name, args=dict(call.arguments), id=call.id) for call in reply.tool_calls],
+        usage_metadata=usage_of(reply.usage),
+        response_metadata=metadata_of(reply, model),
     )
 
 
@@ -102,9 +103,14 @@ def text_chunk(text: str) -> ChatGenerationChunk:
 
 
 def last_chunk(reply: Reply, model: str) -> ChatGenerationChunk:
-    """Return the piece that ends an answer: no text, and all that is known of the whole."""
+    """Return the piece that ends an answer: no text, the tools it calls, and all that is known of the whole."""
+    calls = [
+        tool_call_chunk(name=call.name, args=json.dumps(call.arguments, ensure_ascii=False), id=call.id, index=number)
+        for number, call in enumerate(reply.tool_calls)
+    ]
     message = AIMessageChunk(
         content="",
+        tool_call_chunks=calls,
         usage_metadata=usage_of(reply.usage),
         response_metadata=metadata_of(reply, model),
         chunk_position="last",

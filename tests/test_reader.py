@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 from memos_core import MemOS, Scope
 from memos_core.engine import HFEngine
-from memos_core.engine.loading import BUNDLED
+from memos_core.engine.location import BUNDLED
 from memos_core.testing import HashEmbedder
 
 ROOT = Path(__file__).resolve().parents[1]

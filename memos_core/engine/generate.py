@@ -18,6 +18,7 @@ from memos_core.engine.kv.twin import twin
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.resolve import Reuse, Work
 from memos_core.engine.sampling import Sampler
+from memos_core.engine.together import NextToken, joinable
 from memos_core.records import FinishReason
 from memos_core.tools import CallWatch, ToolCall, tool_name
 
@@ -88,6 +89,15 @@ class Session:
         self.keep(SharedPrefixCache(blob, length))
         self.options["shared_prefix"] = self.cache
 
+    def join(self) -> SharedPrefixCache:
+        """Make ready to take steps together with other sessions and return the cache. Copies nothing."""
+        if not isinstance(self.cache, SharedPrefixCache):
+            self.model = twin(self.loaded.model)
+            self.keep(SharedPrefixCache.after(self.cache))
+            self.options["shared_prefix"] = self.cache
+        cache: SharedPrefixCache = self.cache
+        return cache
+
     def prefill(self, token_ids: Sequence[int]) -> Generator[str, None, None]:
         """Compute ``token_ids`` in parts, with an empty yield after each."""
         # Layers with a running state are only defined for a prompt that arrives in one piece.
@@ -97,12 +107,19 @@ class Session:
             self.feed(token_ids[start : start + step])
             yield ""
 
-    def follow(self, token_ids: Sequence[int]) -> None:
-        """Compute the tokens of the reply that were chosen together."""
+    def follow(self, piece: str, token_ids: Sequence[int]) -> Generator[str | NextToken, None, None]:
+        """Compute the tokens of the reply that were chosen together, while ``piece`` is delivered."""
+        if len(token_ids) == 1 and joinable(self):
+            step = NextToken(piece, self, token_ids[0])
+            yield step
+            if step.error is not None:
+                raise step.error
+            return
+        yield piece
         # Behind a running state there is room for one token at a time only.
-        step = 1 if self.loaded.refusal is not None else len(token_ids)
-        for start in range(0, len(token_ids), step):
-            self.feed(token_ids[start : start + step])
+        count = 1 if self.loaded.refusal is not None else len(token_ids)
+        for start in range(0, len(token_ids), count):
+            self.feed(token_ids[start : start + count])
 
     def feed(self, token_ids: Sequence[int]) -> None:
         """Compute further positions. The model makes its own masks and positions from the length of the cache."""
@@ -133,8 +150,8 @@ def build(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[Session
     return session, blob, time.perf_counter() - started
 
 
-def generate(loaded: LoadedModel, work: Work) -> Generator[str, None, Outcome]:
-    """Yield the reply in pieces, some of them empty, and return the outcome."""
+def generate(loaded: LoadedModel, work: Work) -> Generator[str | NextToken, None, Outcome]:
+    """Yield the reply in pieces, some of them empty, most with a step to take together; return the outcome."""
     started = time.perf_counter()
     session, built, build_seconds = yield from build(loaded, work)
     yield from session.prefill(work.prompt.token_ids[len(session.token_ids) :])
@@ -143,16 +160,12 @@ def generate(loaded: LoadedModel, work: Work) -> Generator[str, None, Outcome]:
     first = time.perf_counter()
     # The turns of other requests are in it on purpose: while many run, computing costs more than loading does.
     loaded.costs.computed(len(session.token_ids) - work.stored_tokens, first - started)
-    while True:
-        for token in tokens:
-            yield reply.add(token)
-            if reply.finished:
-                break
-        if reply.finished:
-            break
-        session.follow(tokens)
+    piece = reply.take(tokens)
+    while not reply.finished:
+        yield from session.follow(piece, tokens)
         tokens = reply.next(session.logits)
-    yield reply.flush()
+        piece = reply.take(tokens)
+    yield piece + reply.flush()
     ttft, total = first - started, time.perf_counter() - started
     text, reason = "".join(reply.pieces), reply.finish_reason
     return Outcome(text, reply.count, reason, ttft, total, built, build_seconds, reply.calls)
@@ -195,6 +208,15 @@ class Writer:
         if self._ended or self._stops.found or (form is not None and form.complete):
             return "tool_calls" if self.calls else "stop"
         return "length"
+
+    def take(self, tokens: Sequence[int]) -> str:
+        """Add tokens up to the one that ends the reply, if one does, and return the text that became safe to show."""
+        text = ""
+        for token in tokens:
+            text += self.add(token)
+            if self.finished:
+                break
+        return text
 
     def add(self, token: int) -> str:
         """Return the text that became safe to show. A token that ends the turn adds none."""

@@ -196,6 +196,7 @@ class HFEngine(Engine):
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
+        _ = self._loaded.refusal or self._loaded.cascade_refusal  # likewise what is found out by computing a little
         decide = partial(self._composer.verdict, self._loaded, self._run) if self._composer.approximate else None
         rules = KVRules(self._codec.name, self._composer.policy.mode, decide)
         return resolve(self._loaded, self._prefixes(), request, rules)

@@ -22,16 +22,13 @@ from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, r
 from memos_core.engine.kv.cost import CostModel
 from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
 from memos_core.engine.kv.twin import cascade_obstacle, probe_cascade
+from memos_core.engine.location import POSITIONS, UNBOUNDED, locate, positions
 from memos_core.engine.prompt import PromptBuilder
 from memos_core.engine.tokens import Tokens
 from memos_core.errors import InvalidInput, ModelNotFound
 
-__all__ = ["BUNDLED", "FolderSource", "LoadedModel", "MemorySource", "Source", "shared_model"]
+__all__ = ["FolderSource", "LoadedModel", "MemorySource", "Source", "shared_model"]
 
-BUNDLED = {"memos-reader": Path(__file__).parent / "reader"}
-"""Models that ship with this package, by name."""
-
-UNBOUNDED = 1_000_000_000
 NO_KV = "its cache does not hold the keys and values of every token"
 
 _registry: weakref.WeakValueDictionary[tuple[Any, ...], LoadedModel] = weakref.WeakValueDictionary()
@@ -211,11 +208,7 @@ class LoadedModel:
     def context_window(self) -> int:
         """Positions that the model has; a very large number where its configuration names none."""
         text = self.config.get_text_config(decoder=True)
-        for field in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-            positions = getattr(text, field, None)
-            if isinstance(positions, int) and positions > 0:
-                return positions
-        return UNBOUNDED
+        return positions({field: getattr(text, field, None) for field in POSITIONS}) or UNBOUNDED
 
     @property
     def accepts(self) -> frozenset[str]:
@@ -297,26 +290,6 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
-
-
-def locate(location: str) -> str:
-    """Return the folder or the hub id that ``location`` means.
-
-    Raises:
-        ModelNotFound: It can only be a path, and nothing is there.
-    """
-    path = BUNDLED.get(location, Path(location).expanduser())
-    if path.is_dir() and (path / "config.json").is_file():
-        return str(path.resolve())
-    looks_like_path = location.startswith(("/", "./", "../", "~", ".\\")) or "\\" in location or location.count("/") > 1
-    if location in BUNDLED:
-        raise ModelNotFound(f"the files of {location!r} are missing at {path}: install memos-mag anew")
-    if looks_like_path or path.exists():
-        raise ModelNotFound(
-            f"there is no model at {path}: give a folder that holds config.json, *.safetensors and tokenizer.json, "
-            "or the id of a model on the hub such as Qwen/Qwen3-0.6B"
-        )
-    return location
 
 
 def pick_device(device: str) -> str:

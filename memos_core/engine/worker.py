@@ -1,8 +1,9 @@
 """One scheduling thread per engine: callers, sync and async, hand it work and wait, cancel or go away.
 
-Work is a generator that computes a little (a part of the prompt, one token) between two yields. The thread takes turns
-among the requests that are under way, so a short question does not wait behind a long answer, and looks at a
-cancellation before each step.
+Work is a generator that computes a little (a part of the prompt, one token) between two yields. The thread gives each
+request under way one step a round, so a short question does not wait behind a long answer, and looks at a cancellation
+before each step. What can be computed for several requests at once is not computed by the generator: it yields the
+step, and the thread takes all such steps of a round together.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 from memos_core.errors import GenerationCancelled
 
-__all__ = ["Done", "Failed", "Piece", "Ticket", "Worker"]
+__all__ = ["Done", "Failed", "Joint", "Piece", "Ticket", "Worker"]
 
 MAX_ACTIVE = 8
 """Requests that take turns; further ones wait, since each of them holds a KV cache."""
@@ -43,6 +44,18 @@ class Failed:
     """The work raised ``error``, which the caller is to raise."""
 
     error: BaseException
+
+
+@runtime_checkable
+class Joint(Protocol):
+    """A step that work yields instead of taking it, since it may be taken together with others of the same key."""
+
+    piece: Any
+    key: Hashable
+
+    def take(self, steps: Sequence[Self]) -> None:
+        """Take all of ``steps``. It must not raise: what goes wrong belongs to one of them, which says so later."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -143,19 +156,29 @@ def stop_and_join(shared: Shared, thread: threading.Thread) -> None:
 
 
 def serve(shared: Shared, forked: Callable[[], None]) -> None:
-    """Take turns among the tickets until told to stop."""
+    """Give each ticket a step a round until told to stop."""
     forked()
     active: deque[Ticket] = deque()
     with shared.context():
         while take(shared, active):
-            ticket = active.popleft()
-            if advance(ticket):
-                active.append(ticket)
-            # A loop variable would keep the last request, and through it the engine, alive while idle.
-            del ticket
+            serve_round(active)
     for ticket in (*active, *shared.waiting):
         ticket.work.close()
         ticket.deliver(Failed(GenerationCancelled("the engine was closed while the request was under way")))
+
+
+def serve_round(active: deque[Ticket]) -> None:
+    """Advance every ticket by one step; those that have ended leave ``active``."""
+    joint: dict[Hashable, list[Joint]] = {}
+    for _ in range(len(active)):
+        ticket = active.popleft()
+        step = advance(ticket)
+        if step is not None:
+            active.append(ticket)
+        if isinstance(step, Joint):
+            joint.setdefault(step.key, []).append(step)
+    for steps in joint.values():
+        steps[0].take(steps)
 
 
 def take(shared: Shared, active: deque[Ticket]) -> bool:
@@ -168,18 +191,20 @@ def take(shared: Shared, active: deque[Ticket]) -> bool:
         return not shared.stopping
 
 
-def advance(ticket: Ticket) -> bool:
-    """Do one step of ``ticket``; tell whether it goes on."""
+def advance(ticket: Ticket) -> Piece | Joint | None:
+    """Do one step of ``ticket`` and return it; None where that was the last."""
     try:
         if ticket.cancelled:
             ticket.work.close()
             ticket.deliver(Failed(GenerationCancelled("the request was cancelled")))
-            return False
-        ticket.deliver(Piece(next(ticket.work)))
+            return None
+        given = next(ticket.work)
     except StopIteration as end:
         ticket.deliver(Done(end.value))
-        return False
+        return None
     except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it in his own thread
         ticket.deliver(Failed(error))
-        return False
-    return True
+        return None
+    step = given if isinstance(given, Joint) else Piece(given)
+    ticket.deliver(Piece(step.piece) if isinstance(step, Joint) else step)
+    return step

@@ -13,7 +13,7 @@ import typer
 
 import memos_core
 from memos_core.engine import Engine
-from memos_core.interface import cli_memory, cli_vault, demo
+from memos_core.interface import cli_background, cli_memory, cli_vault, demo
 from memos_core.interface.cli_terminal import (
     DEFAULT_VAULT,
     AgentOption,
@@ -29,7 +29,12 @@ from memos_core.memos import MemOS
 
 __all__ = ["build_app", "main"]
 
-COMMANDS: dict[str, Callable[..., None]] = {"demo": demo.demo, **cli_memory.COMMANDS, **cli_vault.COMMANDS}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    **cli_memory.COMMANDS,
+    **cli_background.COMMANDS,
+    **cli_vault.COMMANDS,
+}
 
 
 def open_embedded(path: Path, *, engine: Engine | None = None) -> MemOS:

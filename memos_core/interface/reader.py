@@ -29,8 +29,8 @@ FOLLOW_UP = re.compile(
 )
 ASKS_ASSISTANT = re.compile(
     r"\b(?:did|have|had|do|would|were|can) you (?:\w+ )?(?:say|said|tell|told|suggest|recommend|advise|mention|give|"
-    r"given|propose|explain|provide|list)\w*\b|\byou (?:said|told|suggested|recommended|advised|mentioned|gave|proposed|"
-    r"explained|provided|listed)\b|\byour (?:advice|suggestion|recommendation|answer|list)s?\b",
+    r"given|propose|explain|provide|list)\w*\b|\byou (?:said|told|suggested|recommended|advised|mentioned|gave|"
+    r"proposed|explained|provided|listed)\b|\byour (?:advice|suggestion|recommendation|answer|list)s?\b",
     re.IGNORECASE,
 )
 ASKS_SELF = re.compile(

@@ -142,21 +142,20 @@ def relative(words: str, now: datetime) -> Span | None:
     """Return what "last week", "this month", "next Tuesday" or "last May" names."""
     which, what = words.split(maxsplit=1)
     step = {"next": 1, "this": 0}.get(which, -1)
-    if what == "night":
-        return around(now + timedelta(days=min(step, 0)), "day")
+    months = now.year * 12 + now.month - 1 + step
+    moments = {
+        "night": lambda: now + timedelta(days=min(step, 0)),
+        "day": lambda: now + timedelta(days=step),
+        "week": lambda: now + timedelta(weeks=step),
+        "month": lambda: now.replace(year=months // 12, month=months % 12 + 1, day=1),
+        "year": lambda: now.replace(year=now.year + step, month=1, day=1),
+    }
+    if what in moments:
+        return around(moments[what](), what)
     if what == "weekend":
         saturday = midnight(now) + timedelta(days=5 - now.weekday())
         saturday += timedelta(weeks=step if step >= 0 or now.weekday() < 5 else step + 1)
         return saturday, saturday + timedelta(days=2)
-    if what == "day":
-        return around(now + timedelta(days=step), "day")
-    if what == "week":
-        return around(now + timedelta(weeks=step), "week")
-    if what == "month":
-        months = now.year * 12 + now.month - 1 + step
-        return around(now.replace(year=months // 12, month=months % 12 + 1, day=1), "month")
-    if what == "year":
-        return around(now.replace(year=now.year + step, month=1, day=1), "year")
     return dated(f"{'next ' if step > 0 else ''}{what}", now)
 
 

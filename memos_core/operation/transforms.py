@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from memos_core.cube import (
     ActivationPayload,
@@ -30,7 +31,7 @@ from memos_core.infrastructure.vault import MemVault, WriteSession
 from memos_core.operation.operator import found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
-from memos_core.transform import Form, Material, Pathway, Proposal, pathway
+from memos_core.transform import Form, Material, Pathway, Progress, Proposal, pathway
 
 __all__ = ["MemTransform"]
 
@@ -59,7 +60,15 @@ class MemTransform:
         self.activations = activations
         self.emit = emit
 
-    def transform(self, principal: Principal, engine: Engine, cube_ids: Sequence[str], to: MemoryType) -> str:
+    def transform(
+        self,
+        principal: Principal,
+        engine: Engine,
+        cube_ids: Sequence[str],
+        to: MemoryType,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> str:
         """Make another form of these memories together and return the id of the derived cube.
 
         Raises:
@@ -67,8 +76,23 @@ class MemTransform:
             GateFailed: What was made is not good enough; the memories stay as they are.
             InvalidInput: There is no such pathway, or the memories changed meanwhile.
         """
+        made = self.propose(principal, engine, cube_ids, to, progress=progress)
+        return self.commit(principal, made)
+
+    def propose(
+        self,
+        principal: Principal,
+        engine: Engine,
+        cube_ids: Sequence[str],
+        to: MemoryType,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Proposal:
+        """Do the long part of ``transform`` and store nothing. What ``progress`` raises ends it."""
         material = self.material(principal, engine, cube_ids)
-        return self.commit(principal, self.pathway(material, to).propose(material))
+        if progress is not None:
+            material = replace(material, progress=partial(told, progress))
+        return self.pathway(material, to).propose(material)
 
     def pathway(self, material: Material, to: MemoryType) -> Pathway:
         """Return the pathway from what ``material`` begins with."""
@@ -129,26 +153,30 @@ class MemTransform:
 
     def publish(self, principal: Principal, proposal: Proposal) -> str | None:
         """Store a proposal in one transaction; None where a source has changed or gone, or the quota is reached."""
+        with self.vault.write() as session:
+            return self.store(session, principal, proposal)
+
+    def store(self, session: WriteSession, principal: Principal, proposal: Proposal) -> str | None:
+        """``publish`` within a transaction that holds more than that."""
         product = proposal.product
         if not isinstance(product, BuiltActivation | BuiltAdapter):
             raise InvalidInput(f"{proposal.pathway} proposes nothing that is stored as a blob")
         key = content_key(proposal, product)
-        with self.vault.write() as session:
-            if not self.sources_stand(session, principal, proposal.sources):
-                return None
-            namespace = session.ensure_namespace(principal.namespace)
-            held = session.find_duplicate(principal.namespace, key, self.governance.clock.now())
-            if held:
-                return held[0]
-            if self.governance.over_quota(session, principal.namespace, len(product.data)):
-                return None
-            blob = self.vault.blobs.put(product.data, namespace.salt)
-            cube = self.cube(principal, proposal, product, blob)
-            author = author_of(principal)
-            session.insert(cube, passages=(), dedup_key=key, author=author, reason=proposal.pathway)
-            made_from = [cube_id for cube_id, _ in proposal.sources]
-            self.governance.audit(session, principal, "transform", [cube.id, *made_from])
-        self.tell(principal, cube, made_from, proposal)
+        if not self.sources_stand(session, principal, proposal.sources):
+            return None
+        namespace = session.ensure_namespace(principal.namespace)
+        held = session.find_duplicate(principal.namespace, key, self.governance.clock.now())
+        if held:
+            return held[0]
+        if self.governance.over_quota(session, principal.namespace, len(product.data)):
+            return None
+        blob = self.vault.blobs.put(product.data, namespace.salt)
+        cube = self.cube(principal, proposal, product, blob)
+        author = author_of(principal)
+        session.insert(cube, passages=(), dedup_key=key, author=author, reason=proposal.pathway)
+        made_from = [cube_id for cube_id, _ in proposal.sources]
+        self.governance.audit(session, principal, "transform", [cube.id, *made_from])
+        session.afterwards.append(partial(self.tell, principal, cube, made_from, proposal))
         return cube.id
 
     def tell(self, principal: Principal, cube: MemCube, made_from: Sequence[str], proposal: Proposal) -> None:
@@ -182,6 +210,11 @@ class MemTransform:
         )
         governance = Governance(owner=principal.user, namespace=principal.namespace, agent=principal.agent)
         return MemCube(header=Header(descriptive=descriptive, governance=governance), payload=payload_of(product, blob))
+
+
+def told(progress: Callable[[int, int], None], far: Progress) -> None:
+    """Tell a plain callback how far a pathway is."""
+    progress(far.done, far.total)
 
 
 def content_key(proposal: Proposal, product: Blob) -> str:

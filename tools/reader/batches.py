@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import numpy as np
@@ -22,13 +23,16 @@ TAILS = (
     "Reply with the value only.",
 )
 STAGES = (
-    Mix(2, absent=0.05, wrapped=0.05, rivals=0.2),
-    Mix(4, chatter=0.2, rivals=0.25, two_hop=0.15, absent=0.1, update=0.02, wrapped=0.15),
-    Mix(8, chatter=0.4, rivals=0.25, two_hop=0.3, absent=0.12, update=0.04, wrapped=0.25),
-    Mix(12, chatter=0.5, rivals=0.25, two_hop=0.35, absent=0.13, update=0.05, wrapped=0.3),
-    Mix(24, chatter=0.4, rivals=0.25, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3),
-    Mix(40, chatter=0.4, rivals=0.25, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3),
+    Mix(4, rivals=0.8, plain=1.0),
+    Mix(8, rivals=0.7, plain=0.8, absent=0.05, wrapped=0.0),
+    Mix(8, chatter=0.2, rivals=0.4, two_hop=0.2, absent=0.1, update=0.04, wrapped=0.1, plain=0.3),
+    Mix(12, chatter=0.4, rivals=0.3, two_hop=0.3, absent=0.13, update=0.05, wrapped=0.25, plain=0.15),
+    Mix(24, chatter=0.4, rivals=0.3, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3, plain=0.1),
+    Mix(40, chatter=0.4, rivals=0.3, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3, plain=0.1),
 )
+
+
+_NAME = re.compile(r"\b[A-Z][a-z]{2,}")
 
 
 @dataclass
@@ -50,16 +54,37 @@ class Batch:
     mask: Tensor
     labels: Tensor
     answers: Tensor
+    gathers: Looks
+    points: Looks
+
+
+@dataclass
+class Looks:
+    """Where attention should go: the rows of the batch, the columns that look, and for each the columns to look at."""
+
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+
+
+Look = tuple[int, list[int]]
+"""A place, and the places that it should attend to."""
 
 
 @dataclass
 class Row:
-    """One encoded context: tokens, positions, block numbers (0 is the shared part) and labels."""
+    """One encoded context: tokens, positions, block numbers (0 is the shared part) and labels.
+
+    ``gathers`` are looks from a value, or from the end of a question, to the name that it is about; ``points`` are
+    looks from the place where a token is predicted to its like in the notes.
+    """
 
     ids: list[int]
     positions: list[int]
     blocks: list[int]
     labels: list[int]
+    gathers: list[Look] = field(default_factory=list)
+    points: list[Look] = field(default_factory=list)
 
 
 class Encoder:
@@ -97,9 +122,12 @@ class Encoder:
             positions = self._stretched(ids, rng, stretch)
         start = positions[-1] + 1 if positions else 0
         row = Row(ids, positions, [0] * len(ids), [IGNORED] * len(ids))
-        for number, (question, answer, _kind) in enumerate(context.questions, 1):
+        notes = Notes(context.notes, self, ids)
+        for number, (question, answer, kind) in enumerate(context.questions, 1):
             asked = self._ids(f"<|user|> {question}<|end|><|assistant|>")
             said = self._ids(f" {answer}<|end|>")
+            if kind == "direct":
+                notes.supervise(row, question, asked, said[:-1])
             count = len(asked) + len(said) - (1 if shared else 0)
             row.ids += (asked + said)[:count]
             row.positions += range(start, start + count)
@@ -132,6 +160,12 @@ class Encoder:
             rest = split + len(row.ids) - head
             for table, line in ((ids, row.ids), (positions, row.positions), (blocks, row.blocks), (labels, row.labels)):
                 table[place, :head], table[place, split:rest] = line[:head], line[head:]
+        moved = [lambda place, head=head: place if place < head else place - head + split for head in heads]
+        gathers, points = (
+            looks([(number, moved[number](at), [moved[number](to) for to in targets])
+                   for number, row in enumerate(rows) for at, targets in getattr(row, kind)], width)
+            for kind in ("gathers", "points")
+        )  # fmt: skip
         begins = (labels != IGNORED) & (np.roll(labels, 1, axis=1) == IGNORED)
         block = torch.from_numpy(blocks)
         seen = (block[:, None, :] == block[:, split:, None]) | (block[:, None, :] == 0)
@@ -139,8 +173,59 @@ class Encoder:
         answers = torch.from_numpy(np.cumsum(begins).reshape(labels.shape))
         return Batch(
             torch.from_numpy(ids), torch.from_numpy(positions), split, (seen & order)[:, None],
-            torch.from_numpy(labels), answers,
+            torch.from_numpy(labels), answers, gathers, points,
         )  # fmt: skip
+
+
+def looks(items: list[tuple[int, int, list[int]]], width: int) -> Looks:
+    """Puts looks of several rows into tensors."""
+    targets = torch.zeros(len(items), width, dtype=torch.bool)
+    for place, (_row, _column, columns) in enumerate(items):
+        targets[place, columns] = True
+    rows = torch.tensor([row for row, _, _ in items], dtype=torch.long)
+    return Looks(rows, torch.tensor([column for _, column, _ in items], dtype=torch.long), targets)
+
+
+def places(tokens: list[int], part: list[int], start: int = 0, end: int | None = None) -> list[int]:
+    """Lists the places at which ``part`` begins in ``tokens``."""
+    end = len(tokens) if end is None else end
+    return [at for at in range(start, end - len(part) + 1) if tokens[at : at + len(part)] == part]
+
+
+class Notes:
+    """The notes of one context, to find names and values in.
+
+    Args:
+        notes: The lines.
+        encoder: Encoder that made ``ids``.
+        ids: The encoded system message.
+    """
+
+    def __init__(self, notes: list[str], encoder: Encoder, ids: list[int]) -> None:
+        self.encoder = encoder
+        self.ids = ids
+        ends = [place for place, token in enumerate(ids) if token == encoder.newline]
+        self.lines = list(zip(ends, [*ends, len(ids)][1:], strict=True))[: len(notes)]
+        self.words = [set(_NAME.findall(note)) for note in notes]
+
+    def supervise(self, row: Row, question: str, asked: list[int], said: list[int]) -> None:
+        """Adds the looks of a question whose answer stands once in the notes, in a line that names its subject."""
+        found = [
+            (line, at) for line, (start, end) in enumerate(self.lines) for at in places(self.ids, said, start, end)
+        ]
+        if len(found) != 1:
+            return
+        line, at = found[0]
+        end = len(row.ids) + len(asked) - 1
+        row.points += [(end + step, [at + step]) for step in range(len(said))]
+        for name in self.words[line] & set(_NAME.findall(question)):
+            tokens = self.encoder._ids(f" {name}")
+            inside = places(self.ids, tokens, self.lines[line][0], at)
+            asking = places(asked, tokens)
+            if inside and asking:
+                row.gathers.append((at, list(range(inside[-1], inside[-1] + len(tokens)))))
+                first = len(row.ids) + asking[-1]
+                row.gathers.append((end, list(range(first, first + len(tokens)))))
 
 
 class BatchMaker:
@@ -163,8 +248,10 @@ class BatchMaker:
         """Draws a context of a stage; now and then one without notes or with a caller's system text."""
         mix = STAGES[stage]
         mix = replace(mix, facts=max(1, mix.facts + rng.randint(-(mix.facts // 3), mix.facts // 4)))
-        if rng.random() < 0.08:
-            return self.maker.pairs(rng, 2 * mix.facts, questions)
+        if rng.random() < (0.3 if stage == 0 else 0.06):
+            return self.maker.pairs(rng, mix.facts + mix.facts // 2, questions)
+        if rng.random() < mix.plain:
+            return self.maker.plain(rng, mix, questions)
         context = self.maker.make(rng, mix, questions, repeat)
         if stage and rng.random() < 0.03:
             asked = [(question, UNKNOWN, "absent") for question, _answer, _kind in context.questions[:4]]

@@ -31,6 +31,7 @@ class Mix:
         wrapped: Share of statements with a lead-in or a remark.
         rivals: Share of contexts in which all facts are of one or two attributes, so that only the subject tells them
             apart.
+        plain: Share of contexts in the plainest form: third person, the commonest phrasing, no speakers and no dates.
     """
 
     facts: int
@@ -40,6 +41,7 @@ class Mix:
     update: float = 0.0
     wrapped: float = 0.15
     rivals: float = 0.0
+    plain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,26 @@ class ContextMaker:
             day += timedelta(days=rng.choice([0, 0, 1, 2, 9, 30]))
             notes.append(_header(speaker, day.isoformat() if rng.random() < dated else "") + text)
         return notes
+
+    def plain(self, rng: Random, mix: Mix, questions: int) -> Context:
+        """Draws a context of third-person statements in the commonest phrasing, the notes and nothing else.
+
+        Args:
+            rng: Source of randomness.
+            mix: Number of facts, and how many of the contexts are of one or two attributes.
+            questions: Number of questions to ask.
+
+        Returns:
+            The notes with their questions.
+        """
+        rivals = rng.choice([1, 1, 2]) if rng.random() < mix.rivals else 0
+        subjects = [Subject(one.name or "Mira", "") for one in self._subjects(rng, mix.facts, rivals)]
+        facts = self._grid(rng, subjects, mix.facts, rivals)
+        pick = (lambda lines: lines[0]) if rng.random() < 0.6 else (lambda lines: common_first(rng, lines))
+        notes = [upper_first(phrase(pick(f.attribute.statements), f.subject.name, f.value)) for f in facts]
+        asked = rng.sample(facts, min(questions, len(facts)))
+        pairs = [(upper_first(phrase(pick(f.attribute.questions), f.subject.name)), f.value, "direct") for f in asked]
+        return Context(notes, pairs)
 
     def make(self, rng: Random, mix: Mix, questions: int, repeat: bool = False) -> Context:
         """Draws a context.

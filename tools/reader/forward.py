@@ -12,9 +12,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
+from .batches import Looks
 
-def _attend(layer: LlamaDecoderLayer, hidden: Tensor, turn: tuple[Tensor, Tensor], split: int, mask: Tensor) -> Tensor:
-    """Applies the attention of one layer."""
+
+def _attend(
+    layer: LlamaDecoderLayer,
+    hidden: Tensor,
+    turn: tuple[Tensor, Tensor],
+    *,
+    split: int,
+    mask: Tensor,
+    keep: list[Tensor],
+) -> Tensor:
+    """Applies the attention of one layer; leaves its queries and keys in ``keep``."""
     inner = layer.self_attn
     batch, width, _ = hidden.shape
     shape = (batch, width, -1, inner.head_dim)
@@ -22,6 +32,7 @@ def _attend(layer: LlamaDecoderLayer, hidden: Tensor, turn: tuple[Tensor, Tensor
     key = inner.k_proj(hidden).view(shape).transpose(1, 2)
     value = inner.v_proj(hidden).view(shape).transpose(1, 2)
     query, key = apply_rotary_pos_emb(query, key, *turn)
+    keep[:] = [query, key]
     parts = []
     if split:
         parts.append(
@@ -32,7 +43,15 @@ def _attend(layer: LlamaDecoderLayer, hidden: Tensor, turn: tuple[Tensor, Tensor
     return inner.o_proj(torch.cat(parts, dim=2).transpose(1, 2).reshape(batch, width, -1))
 
 
-def hidden_states(model: LlamaForCausalLM, ids: Tensor, positions: Tensor, split: int, mask: Tensor) -> Tensor:
+def hidden_states(
+    model: LlamaForCausalLM,
+    ids: Tensor,
+    positions: Tensor,
+    *,
+    split: int,
+    mask: Tensor,
+    seen: dict[int, list[Tensor]] | None = None,
+) -> Tensor:
     """Computes the last hidden states.
 
     Args:
@@ -41,6 +60,7 @@ def hidden_states(model: LlamaForCausalLM, ids: Tensor, positions: Tensor, split
         positions: Position ids.
         split: Number of columns of the shared part.
         mask: Boolean mask of the remaining columns over all columns.
+        seen: Takes the queries and keys, ``[batch, heads, width, head_dim]``, of the layers that it has as keys.
 
     Returns:
         Hidden states after the last norm.
@@ -48,7 +68,24 @@ def hidden_states(model: LlamaForCausalLM, ids: Tensor, positions: Tensor, split
     core = model.model
     hidden = core.embed_tokens(ids)
     turn = core.rotary_emb(hidden, positions)
-    for layer in core.layers:
-        hidden = hidden + _attend(layer, layer.input_layernorm(hidden), turn, split, mask)
+    for place, layer in enumerate(core.layers):
+        keep = seen[place] if seen and place in seen else []
+        hidden = hidden + _attend(layer, layer.input_layernorm(hidden), turn, split=split, mask=mask, keep=keep)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return core.norm(hidden)
+
+
+def look_loss(query: Tensor, key: Tensor, looks: Looks, allowed: Tensor) -> Tensor:
+    """Mean of minus the logarithm of the attention that falls on the targets.
+
+    Args:
+        query: Queries of one head, ``[batch, width, head_dim]``, rotated.
+        key: Keys of the head, likewise.
+        looks: Where attention should go.
+        allowed: Columns that each look may see, ``[looks, width]``.
+    """
+    asking = query[looks.rows, looks.columns]
+    scores = torch.einsum("ld,lwd->lw", asking, key[looks.rows]) * key.shape[-1] ** -0.5
+    scores = scores.masked_fill(~allowed, float("-inf"))
+    wanted = scores.masked_fill(~looks.targets, float("-inf"))
+    return (scores.logsumexp(-1) - wanted.logsumexp(-1)).mean()

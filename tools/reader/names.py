@@ -76,17 +76,22 @@ def is_held_out(name: str) -> bool:
     return zlib.crc32(name.lower().encode()) % HELD_OUT_SHARE == 0
 
 
-def _syllable(rng: Random, last: bool) -> str:
-    """Draws one syllable; inner syllables mostly stay open."""
-    coda = rng.choice(CODAS) if last or rng.random() < 0.3 else ""
-    return rng.choice(ONSETS) + rng.choice(VOWELS) + coda
+def _syllables(seed: str, count: int, codas: list[str]) -> list[str]:
+    """Draws a fixed list of syllables; names are made of these, so that the tokenizer can learn each as one token."""
+    rng, found = Random(seed), dict[str, None]()
+    while len(found) < count:
+        found.setdefault(rng.choice(ONSETS[:-1]) + rng.choice(VOWELS) + rng.choice(codas))
+    return list(found)
+
+
+FIRST_SYLLABLES = _syllables("first", 120, ["", "", *CODAS])
+LAST_SYLLABLES = _syllables("last", 120, CODAS)
 
 
 def invent(rng: Random) -> str:
-    """Invents a name, whichever inventory it falls in."""
-    count = rng.choice([2, 2, 2, 2, 3])
-    name = "".join(_syllable(rng, place == count - 1) for place in range(count))
-    return name.capitalize() if 3 <= len(name) <= 10 else invent(rng)
+    """Invents a name of two or three syllables, whichever inventory it falls in."""
+    middle = rng.choice(LAST_SYLLABLES) if rng.random() < 0.15 else ""
+    return (rng.choice(FIRST_SYLLABLES) + middle + rng.choice(LAST_SYLLABLES)).capitalize()
 
 
 class Inventory:

@@ -35,7 +35,7 @@ def _corpus(seed: int, contexts: int) -> Iterator[str]:
             yield f" {answer}"
 
 
-def train_tokenizer(seed: int, size: int = 1024, contexts: int = 6000) -> PreTrainedTokenizerFast:
+def train_tokenizer(seed: int, size: int = 2048, contexts: int = 9000) -> PreTrainedTokenizerFast:
     """Trains the tokenizer on generated text.
 
     Args:

@@ -183,10 +183,10 @@ def cascade_attention(
     shared_prefix: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend in a layer of a transformers model whose cache is a ``SharedPrefixCache``.
+    """Attend in a layer of a transformers model whose cache is a ``SharedPrefixCache`` or a ``RaggedCache``.
 
     Args:
-        module: The attention layer; ``layer_idx`` finds its prefix.
+        module: The attention layer; ``layer_idx`` finds the layer of the cache, which attends.
         query: ``[batch, heads, seq, key_dim]``.
         key: The tail's, ``[batch, kv_heads, held, key_dim]``, as ``SharedPrefixLayer.update`` returned them.
         value: Likewise.
@@ -205,7 +205,8 @@ def cascade_attention(
     if attention_mask is not None or dropout or foreign:
         raise UnsupportedOption(f"cascade attention has no {', '.join(foreign) or 'mask and no dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = cascade(query, shared_prefix.layers[module.layer_idx].prefix, (key, value), scale)
+    layer = shared_prefix.layers[module.layer_idx]
+    output = layer.attend(query, (key, value), scale)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from memos_core.engine.kv.attention import Pair, cascade
 from memos_core.engine.kv.codec import KVBlob
 from memos_core.errors import UnsupportedOption
 
@@ -53,7 +54,16 @@ class SharedPrefixLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers 
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
         self.held = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.tail
+
+    @property
+    def tail(self) -> Pair:
+        """Keys and values of this request, ``[1, kv_heads, held, dim]``; views."""
+        return self.keys[:, :, : self.held], self.values[:, :, : self.held]
+
+    def attend(self, query: torch.Tensor, tail: Pair, scale: float) -> torch.Tensor:
+        """Return the attention of the last positions, ``[1, heads, seq, value_dim]``, over prefix and ``tail``."""
+        return cascade(query, self.prefix, tail, scale)
 
     def get_seq_length(self) -> int:
         return int(self.prefix[0].shape[-2]) + self.held
@@ -80,11 +90,23 @@ class SharedPrefixCache(Cache):  # type: ignore[misc]  # transformers is untyped
     """
 
     def __init__(self, blob: KVBlob, length: int) -> None:
-        layers = [
-            SharedPrefixLayer(keys[None, :, :length], values[None, :, :length])
-            for keys, values in zip(blob.keys, blob.values, strict=True)
-        ]
-        super().__init__(layers=layers)
+        pairs = zip(blob.keys, blob.values, strict=True)
+        super().__init__(layers=[SharedPrefixLayer(k[None, :, :length], v[None, :, :length]) for k, v in pairs])
+
+    @classmethod
+    def after(cls, cache: Cache) -> SharedPrefixCache:
+        """Return a cache whose prefix is all that ``cache`` holds, for one that full-attention layers alone fill.
+
+        Nothing is copied, and ``cache`` must not be used any more.
+        """
+        made = cls.__new__(cls)
+        Cache.__init__(made, layers=[SharedPrefixLayer(layer.keys, layer.values) for layer in cache.layers])
+        return made
+
+    def crop_to(self, length: int) -> None:
+        """Forget the tail's positions from ``length`` on, which is at least the length of the prefix."""
+        for layer in self.layers:
+            layer.held = min(layer.held, length - int(layer.prefix[0].shape[-2]))
 
 
 def empty(like: torch.Tensor, room: int) -> torch.Tensor:

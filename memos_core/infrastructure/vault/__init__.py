@@ -1,6 +1,7 @@
 """MemVault: the ledger, the blobs and the indexes over them."""
 
 from memos_core.infrastructure.vault.blobs import BlobStore
+from memos_core.infrastructure.vault.jobs import Job, JobState
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.surveying import Mask, Survey, Wording
 from memos_core.infrastructure.vault.values import (
@@ -24,6 +25,8 @@ __all__ = [
     "BlobStore",
     "ErasedRows",
     "Mask",
+    "Job",
+    "JobState",
     "MemVault",
     "Namespace",
     "Passage",

@@ -29,6 +29,8 @@ __all__ = [
     "cubes",
     "grants",
     "index_state",
+    "job_cubes",
+    "jobs",
     "lineage",
     "links",
     "metadata",
@@ -267,4 +269,48 @@ pending_erasure = Table(
     Column("kind", String, nullable=False),  # 'wal', 'index', 'folder' or 'blob'
     Column("subject", String, nullable=False),
     sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("agent", String),
+    Column("session", String),
+    Column("kind", String, nullable=False),
+    Column("parameters", Text, nullable=False),  # settings; never the text of a memory
+    Column("work_key", String(64), nullable=False),  # equal work, equal key
+    Column("state", String, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("due", BigInteger, nullable=False),
+    Column("lease", String(32)),  # changes hands with the job
+    Column("leased_until", BigInteger),
+    Column("done", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("reason", String),
+    Column("result", Text),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+    Index("jobs_by_state", "state", "priority", "due"),
+    Index("jobs_by_namespace", "namespace_id", "id"),
+    Index(
+        "jobs_without_duplicates",
+        "namespace_id",
+        "work_key",
+        unique=True,
+        sqlite_where=text("state IN ('waiting', 'running')"),
+        postgresql_where=text("state IN ('waiting', 'running')"),
+    ),
+)
+
+job_cubes = Table(
+    "job_cubes",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("cube_id", String(26), nullable=False),
+    Index("job_cubes_by_cube", "cube_id"),
 )

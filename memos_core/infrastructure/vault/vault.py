@@ -117,6 +117,8 @@ class MemVault:
             session = WriteSession(connection, self.clock.now(), self.embedder)
             yield session
             session.flush()
+        for tell in session.afterwards:
+            tell()
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -67,6 +67,7 @@ class WriteSession(ReadSession):
         self._collection_ids: dict[tuple[str, int], int] = {}
         super().__init__(connection, now)
         self.embedder = embedder
+        self.afterwards: list[Callable[[], None]] = []  # called once the change is durable
         self.queues = connection.scalar(select(func.count()).select_from(schema.index_state)) != 0
 
     @property

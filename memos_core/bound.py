@@ -1,0 +1,87 @@
+"""What every scope is: layers of a vault, bound to a principal; and the methods that one layer does whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memos_core.delegation import of_layer
+from memos_core.engine.base import Engine
+from memos_core.operation.background import Background
+from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.operator import MemOperator
+from memos_core.principal import Principal
+from memos_core.twins import in_thread
+
+if TYPE_CHECKING:
+    from memos_core.memos import Layers
+
+__all__ = ["BoundScope"]
+
+
+def lifecycle(layers: Layers) -> MemLifecycle:
+    return layers.lifecycle
+
+
+def operator(layers: Layers) -> MemOperator:
+    return layers.operator
+
+
+def background(layers: Layers) -> Background:
+    return layers.background
+
+
+class BoundScope:
+    """The part of ``Scope`` that needs no more than its layers and its principal. Thread-safe."""
+
+    def __init__(self, layers: Layers, principal: Principal) -> None:
+        self._layers = layers
+        self._principal = principal
+
+    @property
+    def user(self) -> str:
+        return self._principal.user
+
+    @property
+    def agent(self) -> str | None:
+        return self._principal.agent
+
+    @property
+    def session(self) -> str | None:
+        return self._principal.session
+
+    @property
+    def engine(self) -> Engine | None:
+        return self._layers.engine
+
+    def __repr__(self) -> str:
+        return f"Scope(user={self.user!r}, agent={self.agent!r}, session={self.session!r})"
+
+    # Life of a memory
+
+    update = of_layer(lifecycle, MemLifecycle.update)
+    rollback = of_layer(lifecycle, MemLifecycle.rollback)
+    history = of_layer(lifecycle, MemLifecycle.history)
+    freeze = of_layer(lifecycle, MemLifecycle.freeze)
+    archive = of_layer(lifecycle, MemLifecycle.archive)
+    link = of_layer(operator, MemOperator.link)
+
+    aupdate = in_thread(update)
+    arollback = in_thread(rollback)
+    ahistory = in_thread(history)
+    afreeze = in_thread(freeze)
+    aarchive = in_thread(archive)
+    alink = in_thread(link)
+
+    # Background work
+
+    transform_later = of_layer(background, Background.transform_later)
+    jobs = of_layer(background, Background.jobs)
+    job = of_layer(background, Background.job)
+    cancel_job = of_layer(background, Background.cancel_job)
+    retry_job = of_layer(background, Background.retry_job)
+
+    atransform_later = in_thread(transform_later)
+    ajobs = in_thread(jobs)
+    ajob = in_thread(job)
+    acancel_job = in_thread(cancel_job)
+    aretry_job = in_thread(retry_job)

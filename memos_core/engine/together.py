@@ -1,0 +1,67 @@
+"""One token of several requests at once. A step that can be taken so is handed to the scheduling thread, which waits
+until every request under way had its turn and then takes all such steps as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
+
+from transformers import DynamicCache
+
+from memos_core.engine.kv.ragged import step
+from memos_core.engine.kv.shared import SharedPrefixCache
+
+if TYPE_CHECKING:
+    from memos_core.engine.generate import Session
+
+__all__ = ["NextToken", "joinable"]
+
+
+def joinable(session: Session) -> bool:
+    """Tell whether the session's steps can be taken together with others'."""
+    cached = type(session.cache) in {SharedPrefixCache, DynamicCache}
+    return cached and session.loaded.cascade_refusal is None
+
+
+class NextToken:
+    """The step by which a session takes in its newest token.
+
+    Attributes:
+        piece: Text to deliver meanwhile.
+        key: Steps of equal keys may be taken together.
+        error: What went wrong in the step, for the one request that it belongs to.
+    """
+
+    def __init__(self, piece: str, session: Session, token_id: int) -> None:
+        self.piece = piece
+        self.session = session
+        self.token_id = token_id
+        self.key: Hashable = id(session.loaded)
+        self.error: Exception | None = None
+
+    def take(self, steps: Sequence[NextToken]) -> None:
+        """Take this step and the others of ``steps``, which it is one of, as one batch.
+
+        A batch that fails, as one may for want of memory, is taken apart, and each step is taken alone.
+        """
+        if len(steps) == 1:
+            self._alone()
+            return
+        caches = [each.session.join() for each in steps]
+        lengths = [cache.get_seq_length() for cache in caches]
+        try:
+            logits = step(self.session.model, caches, [each.token_id for each in steps])
+        except RuntimeError:
+            for each, cache, length in zip(steps, caches, lengths, strict=True):
+                cache.crop_to(length)
+                each._alone()
+            return
+        for each, row in zip(steps, logits, strict=True):
+            each.session.token_ids.append(each.token_id)
+            each.session.logits = row
+
+    def _alone(self) -> None:
+        try:
+            self.session.feed([self.token_id])
+        except RuntimeError as error:
+            self.error = error
