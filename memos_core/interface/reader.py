@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from memos_core.calls import EventRange, EventRelation, Intent, MemoryCall
 from memos_core.errors import InvalidInput, InvalidMemory
 from memos_core.interface.times import find_times
-from memos_core.records import EventRange, EventRelation, Intent, MemoryCall, Message, Turn
+from memos_core.records import Message, Turn
 
 __all__ = ["MemReader", "Reader", "as_messages", "as_turn", "events_in", "intent_of", "names_in"]
 

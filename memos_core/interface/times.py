@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from memos_core.calls import TimeRange
 from memos_core.clock import as_utc
-from memos_core.records import TimeRange
 
 __all__ = ["find_times"]
 

@@ -58,7 +58,8 @@ def idf_of(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return Lucene's idf of each word, from its counts of shape ``[words, passages]``."""
     passages = counts.shape[1]
     holding = (counts > 0).sum(axis=1)
-    return np.log1p((passages - holding + 0.5) / (holding + 0.5)).astype(np.float32)
+    idf: NDArray[np.float32] = np.log1p((passages - holding + 0.5) / (holding + 0.5)).astype(np.float32)
+    return idf
 
 
 def bm25_matrix(
@@ -66,7 +67,7 @@ def bm25_matrix(
 ) -> NDArray[np.float32]:
     """Return the BM25 score of every passage, as ``bm25`` does, from counts of shape ``[words, passages]``."""
     mean = float(lengths.mean()) if len(lengths) else 0.0
-    norm = np.float32(K1) * (np.float32(1 - B) + np.float32(B) * lengths / np.float32(mean or 1.0))
+    norm = (K1 * (1 - B + B * lengths / (mean or 1.0))).astype(np.float32)
     scores: NDArray[np.float32] = idf @ (counts * np.float32(K1 + 1) / (counts + norm))
     return scores
 

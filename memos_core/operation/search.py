@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from memos_core.cube import MemCube, normalised
@@ -13,11 +14,11 @@ from memos_core.errors import InvalidInput
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import MemVault, SearchFilter, Survey
 from memos_core.operation.ranker import Ranker, Ranking
-from memos_core.operation.signals import Question, may_answer, signals_of, situation_of
+from memos_core.operation.signals import Column, Question, may_answer, signals_of, situation_of
 from memos_core.principal import Principal
 from memos_core.records import Hit, MemoryCall
 
-__all__ = ["NEAR_DUPLICATE", "MemSearch", "SearchSettings"]
+__all__ = ["NEAR_DUPLICATE", "Look", "MemSearch", "SearchSettings"]
 
 NEAR_DUPLICATE = "near_duplicate"
 """The relation from a memory to an older one that says nearly the same."""
@@ -52,6 +53,25 @@ class Found:
     row: int
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a ranking rests on.
+
+    Attributes:
+        conditions: What every result meets.
+        question: What is asked.
+        survey: What the vault knows of the passages that may answer.
+        signals: Shape ``[passages, signals]``.
+        situation: Shape ``[situation]``.
+    """
+
+    conditions: SearchFilter
+    question: Question
+    survey: Survey
+    signals: NDArray[np.float32]
+    situation: Column
+
+
 class MemSearch:
     """Finds memories in one vault. Thread-safe."""
 
@@ -63,25 +83,34 @@ class MemSearch:
 
     def search(self, principal: Principal, call: MemoryCall) -> list[Hit]:
         """Return the best memories for ``call``, best first; see ``MemOperator.search``."""
+        look = self.look(principal, call)
+        if not len(look.survey):
+            return []
+        ranking = self.ranker.rank(look.signals, look.situation)
+        hits = self.hits(look, ranking)
+        return diverse(hits, call.k) if self.settings.diverse else hits[: call.k]
+
+    def look(self, principal: Principal, call: MemoryCall) -> Look:
+        """Return all that the ranking of ``call`` rests on.
+
+        Raises:
+            InvalidInput: The query is empty or a filter is unknown.
+        """
         if not call.query.strip():
             raise InvalidInput("the query is empty")
-        conditions = self.governance.search_filter(principal, call)
         if "user" in call.speakers:
             call = call.model_copy(update={"speakers": (*call.speakers, principal.user)})
+        conditions = self.governance.search_filter(principal, call)
         question = Question.of(call)
         vector = self.vault.embedder.embed_query(call.query) if self.vault.embedder else None
         depth = max(self.settings.depth, 4 * call.k)
         survey = self.vault.survey(conditions, question.wording(vector), depth=depth)
-        if not len(survey):
-            return []
-        ranking = self.ranker.rank(signals_of(question, survey), situation_of(question, survey))
-        hits = self.hits(conditions, question, survey, ranking)
-        return diverse(hits, call.k) if self.settings.diverse else hits[: call.k]
+        return Look(conditions, question, survey, signals_of(question, survey), situation_of(question, survey))
 
-    def hits(self, conditions: SearchFilter, question: Question, survey: Survey, ranking: Ranking) -> list[Hit]:
+    def hits(self, look: Look, ranking: Ranking) -> list[Hit]:
         """Return the first candidates as hits. The ledger has the last word on each."""
-        wanted = question.call.k + SPARE
-        candidates = best_passages(survey, ranking)
+        wanted = look.question.call.k + SPARE
+        candidates = best_passages(look.survey, ranking)
         hits: list[Hit] = []
         while len(hits) < wanted:
             part = [one for one, _ in zip(candidates, range(wanted), strict=False)]
@@ -89,8 +118,8 @@ class MemSearch:
                 break
             row_of = {one.cube_id: one.row for one in part}
             with self.vault.read() as session:
-                cubes = session.cubes(conditions, list(row_of))
-            hits += [hit_of(cube, row_of[cube.id], question, survey, ranking) for cube in cubes]
+                cubes = session.cubes(look.conditions, list(row_of))
+            hits += [hit_of(cube, row_of[cube.id], look, ranking) for cube in cubes]
         return hits
 
 
@@ -107,8 +136,9 @@ def best_passages(survey: Survey, ranking: Ranking) -> Iterator[Found]:
             yield Found(survey.cube_ids[number], row)
 
 
-def hit_of(cube: MemCube, row: int, question: Question, survey: Survey, ranking: Ranking) -> Hit:
+def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking) -> Hit:
     """Return the hit for ``cube`` by its passage at ``row``, with the shares of the signals in words."""
+    question, survey = look.question, look.survey
     shares = ranking.shares(row)
     held = [word for word, count in zip(question.words, survey.counts[:, row], strict=True) if count]
     why = ", ".join(f"{name.replace('_', ' ')} {share:+.0%}" for name, share in shares.items() if abs(share) >= 0.01)

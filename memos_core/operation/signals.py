@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memos_core.calls import MemoryCall, TimeRange
 from memos_core.infrastructure.vault import Mask, Survey, Wording
 from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.operation.ranking import bm25_matrix, idf_of
 from memos_core.operation.words import query_words, stem
-from memos_core.records import MemoryCall, TimeRange
 
 __all__ = ["SIGNALS", "SITUATION", "Column", "Question", "may_answer", "signals_of", "situation_of"]
 
@@ -147,7 +147,7 @@ def word_signals(question: Question, survey: Survey, beside: Beside) -> dict[str
     window = stretched(bm25_matrix(beside.around(counts), beside.around(lengths), idf))
     near = known(survey.similarity)
     meaning, around = stretched(near), stretched(beside.around(near, 0.5))
-    both = (own + meaning) / 2
+    both = np.float32(0.5) * (own + meaning)
     before = beside.earlier(both)
     return {
         "words": window,
@@ -155,7 +155,7 @@ def word_signals(question: Question, survey: Survey, beside: Beside) -> dict[str
         "entity": share_of(counts[list(question.names)], idf[list(question.names)]),
         "meaning": meaning,
         "around": around,
-        "session": best_of_group((2 * both + window + around) / 4, survey.rows["group"]),
+        "session": best_of_group(np.float32(0.25) * (own + meaning + window + around), survey.rows["group"]),
         "before": before,
         "after": beside.later(both),
         "two_before": beside.earlier(before),
@@ -283,7 +283,7 @@ def within(times: Sequence[TimeRange], moments: NDArray[np.int64]) -> Column:
     years = {from_micros(int(edge)).year for edge in (moments.min(), moments.max())}
     for span in times:
         for since, until in span.occurrences(min(years) - 1, max(years)):
-            early = np.maximum(micros(since) - moments, 0) / (EARLY_DAYS * DAY)
-            late = np.maximum(moments - micros(until), 0) / (LATE_DAYS * DAY)
+            early = np.maximum(int(micros(since) or 0) - moments, 0) / (EARLY_DAYS * DAY)
+            late = np.maximum(moments - int(micros(until) or 0), 0) / (LATE_DAYS * DAY)
             found = np.maximum(found, np.exp(-early - late))
     return found

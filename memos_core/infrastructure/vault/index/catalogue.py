@@ -204,7 +204,7 @@ def as_rows(shelf: CatalogueShelf, found: Sequence[Row[Any]]) -> Rows:
     """Return rows as an array, giving numbers to names that are new."""
     rows = np.zeros(len(found), ROW)
     for number, row in enumerate(found):
-        passage, cube, start, end, length, session, agent, speaker, moment, expires, begin, until, *flags = row
+        passage, cube, start, end, length, session, agent, speaker, moment, expires, begin, until, *flags = tuple(row)
         rows[number] = (
             passage,
             numbered(shelf.cubes, cube, shelf.cube_ids),
