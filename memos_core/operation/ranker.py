@@ -24,6 +24,9 @@ __all__ = ["Ranker", "Ranking"]
 
 DATA = "data/ranker.json"
 
+BOUND = np.float32(2.0)
+"""Standard deviations within which the situation counts: beyond what was seen, nothing was learned."""
+
 
 class RankerData(BaseModel):
     """The file of a ranker.
@@ -102,8 +105,12 @@ class Ranker:
 
     def weights(self, situation: Column) -> Column:
         """Return the weight of each signal."""
-        weights: Column = self.table @ ((situation - self.centre) / self.scale)
+        weights: Column = self.table @ self.placed(situation)
         return weights
+
+    def placed(self, situation: Column) -> Column:
+        """Return a situation in units of those that the table was learned on, and no further out than them."""
+        return np.clip((situation - self.centre) / self.scale, -BOUND, BOUND)
 
     def rank(self, signals: NDArray[np.float32], situation: Column) -> Ranking:
         """Return the scores of passages from their signals, shape ``[passages, signals]``."""

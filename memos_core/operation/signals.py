@@ -192,6 +192,8 @@ def time_signals(question: Question, survey: Survey) -> dict[str, Column]:
 
 def situation_of(question: Question, survey: Survey) -> Column:
     """Return what the weights depend on, float32 of shape ``[situation]``."""
+    if not len(survey):
+        return np.ones(len(SITUATION), np.float32)
     query = question.call.query
     spoken = query.casefold().replace("\u2019", "'").split()
     idf = idf_of(survey.counts)
@@ -204,9 +206,9 @@ def situation_of(question: Question, survey: Survey) -> Column:
             not query.rstrip().endswith("?"),
             not FIRST.isdisjoint(spoken),
             idf.mean() if len(idf) else 0.0,
-            (near.max() - near.mean()) / spread if len(near) else 0.0,
+            (near.max() - near.mean()) / spread,
             min(len(np.unique(survey.rows["speaker"][survey.rows["speaker"] > 0])), 4),
-            np.log1p(survey.rows["length"].mean()) if len(survey) else 0.0,
+            np.log1p(survey.rows["length"].mean()),
         ],
         dtype=np.float32,
     )

@@ -36,6 +36,7 @@ class Example:
         signals: Shape ``[passages, signals]``.
         situation: Shape ``[situation]``.
         gold: Whether each passage is evidence, shape ``[passages]``.
+        cubes: Number of each passage's memory, shape ``[passages]``.
         wanted: Number of turns that are evidence, found or not.
     """
 
@@ -43,6 +44,7 @@ class Example:
     signals: NDArray[np.float32]
     situation: NDArray[np.float32]
     gold: NDArray[np.bool_]
+    cubes: NDArray[np.int32]
     wanted: int
 
 
@@ -105,7 +107,14 @@ def example_of(memos: MemOS, evidence: Evidence, question: Question, refs: dict[
     named = [refs[look.survey.cube_ids[number]] for number in look.survey.rows["cube"].tolist()]
     exists = np.array([order.exists(ref, question.before) for ref in named])
     gold = np.array([ref in question.gold for ref in named])
-    return Example(question.user, look.signals[exists], look.situation, gold[exists], len(question.gold))
+    return Example(
+        question.user,
+        look.signals[exists],
+        look.situation,
+        gold[exists],
+        look.survey.rows["cube"][exists],
+        len(question.gold),
+    )
 
 
 def refs_of(scope: Scope) -> dict[str, str | None]:
@@ -134,6 +143,8 @@ def examples_of_talks(talks: Sequence[Talk], embedder: KeptVectors) -> list[Exam
                 gold = np.array(
                     [refs[look.survey.cube_ids[n]] in asked.gold for n in look.survey.rows["cube"].tolist()]
                 )
-                found.append(Example(talk.name, look.signals, look.situation, gold, len(asked.gold)))
+                found.append(
+                    Example(talk.name, look.signals, look.situation, gold, look.survey.rows["cube"], len(asked.gold))
+                )
         embedder.save()
     return found

@@ -30,11 +30,11 @@ class Penalty:
 
     Attributes:
         plain: Of the weights that do not depend on the situation.
-        bent: Of those that do.
+        bent: Of those that do; None: there are none.
     """
 
     plain: float = 1e-4
-    bent: float = 1e-2
+    bent: float | None = 1e-2
 
 
 def fit(sets: Mapping[str, Sequence[Example]], shares: Mapping[str, float], penalty: Penalty | None = None) -> Ranker:
@@ -45,17 +45,23 @@ def fit(sets: Mapping[str, Sequence[Example]], shares: Mapping[str, float], pena
     centre[0], scale[0] = 0.0, 1.0
     packed = [(shares[name], *pack(examples, centre, scale)) for name, examples in sets.items()]
     table = torch.zeros(len(SIGNALS), len(SITUATION), requires_grad=True)
+    free = torch.ones_like(table)
+    if penalty.bent is None:
+        free[:, 1:] = 0
     optimiser = torch.optim.LBFGS([table], max_iter=150, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = sum(share * listwise(table, *rest) for share, *rest in packed)
-        loss = loss + penalty.plain * table[:, 0].square().sum() + penalty.bent * table[:, 1:].square().sum()
+        used = table * free
+        loss = sum(share * listwise(used, *rest) for share, *rest in packed)
+        loss = loss + penalty.plain * used[:, 0].square().sum() + (penalty.bent or 0) * used[:, 1:].square().sum()
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    return Ranker(table.detach().numpy().astype(np.float32), centre.astype(np.float32), scale.astype(np.float32))
+    return Ranker(
+        (table * free).detach().numpy().astype(np.float32), centre.astype(np.float32), scale.astype(np.float32)
+    )
 
 
 def listwise(table: torch.Tensor, signals: torch.Tensor, gold: torch.Tensor, held: torch.Tensor, where: torch.Tensor):
@@ -75,7 +81,8 @@ def pack(examples: Sequence[Example], centre: NDArray[np.float32], scale: NDArra
         signals[number, : len(first)] = one.signals[first]
         gold[number, : len(first)] = one.gold[first] / one.gold.sum()
         held[number, : len(first)] = True
-    situations = (np.stack([one.situation for one in kept]) - centre) / scale
+    ruler = Ranker(np.zeros((len(SIGNALS), len(SITUATION)), np.float32), centre, scale)
+    situations = np.stack([ruler.placed(one.situation) for one in kept])
     return [torch.from_numpy(array) for array in (signals, gold, held, situations.astype(np.float32))]
 
 
@@ -83,6 +90,8 @@ def recall(ranker: Ranker, example: Example) -> list[float]:
     """Return recall@k of one question for each of ``CUTOFFS``; equal scores in the order given."""
     scores = example.signals @ ranker.weights(example.situation)
     order = np.argsort(-scores, kind="stable")
+    _, first = np.unique(example.cubes[order], return_index=True)  # a memory counts as its best passage
+    order = order[np.sort(first)]
     return [float(example.gold[order[:k]].sum()) / example.wanted for k in CUTOFFS]
 
 
