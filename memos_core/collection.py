@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memos_core.documents import Document, DocumentHit, DocumentPage
@@ -113,6 +113,14 @@ class Collection:
     def list(self, *, where: Filter | None = None, limit: int = 50, cursor: str | None = None) -> DocumentPage:
         """Return documents in the order in which they were first stored, ``limit`` at a time."""
         return self._documents.page(parse_where(where), limit=limit, cursor=cursor)
+
+    def pages(self, *, where: Filter | None = None, size: int = 500) -> Iterator[DocumentPage]:
+        """Yield all documents, ``size`` at a time; what is written meanwhile may or may not be among them."""
+        page = self.list(where=where, limit=size)
+        yield page
+        while page.cursor is not None:
+            page = self.list(where=where, limit=size, cursor=page.cursor)
+            yield page
 
     def count(self, *, where: Filter | None = None) -> int:
         """Return how many documents there are, or how many meet ``where``."""

@@ -20,7 +20,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -45,6 +45,7 @@ __all__ = [
     "Governance",
     "Grant",
     "Header",
+    "ItemAddress",
     "Lineage",
     "Link",
     "MemCube",
@@ -162,6 +163,28 @@ class Retention(Frozen):
     ttl_seconds: float | None = Field(default=None, gt=0)
     expires_at: Moment | None = None
 
+    def renewed(self, now: datetime) -> Retention:
+        """Return this retention as if the cube had been committed ``now``."""
+        if self.ttl_seconds is None:
+            return self
+        return Retention(ttl_seconds=self.ttl_seconds, expires_at=now + timedelta(seconds=self.ttl_seconds))
+
+
+class ItemAddress(Frozen):
+    """Where an item lies: a cube whose text is a JSON value that is kept under a key (``Scope.items``).
+
+    Attributes:
+        path: Where it is, from the outside in.
+        key: Its name there; one live item of a scope has it.
+        fields: Which of its fields are searched by meaning; empty: none.
+        oldest: The first version that is kept.
+    """
+
+    path: tuple[str, ...]
+    key: str
+    fields: tuple[str, ...] = ()
+    oldest: int = Field(default=1, ge=1)
+
 
 class Descriptive(Frozen):
     """What a cube is.
@@ -180,6 +203,7 @@ class Descriptive(Frozen):
         language: BCP 47 tag, if known.
         tags: Free labels, in the order given, without repeats.
         links: Relations to other cubes.
+        item: Where it lies, if it is an item; None for every other memory.
         collection: The collection that it is a document of; None: a memory of its scope, found by every search.
         metadata: Whatever else the caller wants kept with a document; JSON values.
     """
@@ -199,12 +223,15 @@ class Descriptive(Frozen):
     links: tuple[Link, ...] = ()
     collection: str | None = None
     metadata: Mapping[str, JsonValue] = Field(default_factory=dict)
+    item: ItemAddress | None = None
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A header is kept together with its digest: one without these fields must read as it did before they came.
         values: dict[str, Any] = serialise(self)
-        return {name: value for name, value in values.items() if name not in ("collection", "metadata") or value}
+        return {
+            name: value for name, value in values.items() if name not in ("collection", "metadata", "item") or value
+        }
 
 
 class Governance(Frozen):

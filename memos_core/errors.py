@@ -12,6 +12,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
     ├── CubeConflict (ValueError)              the change collides with another live cube
+    ├── QuotaReached (RuntimeError)            what is to be kept does not fit the namespace any more
     ├── SourcesChanged (RuntimeError)          memories changed while something was made from them; try again
     ├── JobNotFound (KeyError)                 malformed, absent and foreign job ids alike
     ├── JobLost (RuntimeError)                 a job was cancelled, forgotten or taken over while it ran
@@ -29,6 +30,7 @@ keeps working, and carries what a program needs to act on it as attributes.
         ├── EngineMissing                      the call needs an engine and none was given
         ├── ModelNotFound (FileNotFoundError)  no model at that path, and it cannot be fetched
         ├── ContextOverflow (ValueError)       the prompt does not fit the model's context window
+        ├── DeviceMemoryExceeded (MemoryError) the request does not fit the memory of the device
         ├── InjectionUnavailable               ``strict=True`` and a memory could not go in as asked
         ├── UnsupportedOption (ValueError)     the engine cannot do what was asked
         └── GenerationCancelled                the request was cancelled
@@ -44,6 +46,7 @@ __all__ = [
     "CubeConflict",
     "CubeFrozen",
     "CubeNotFound",
+    "DeviceMemoryExceeded",
     "EmbedderMismatch",
     "EngineError",
     "EngineMissing",
@@ -60,6 +63,7 @@ __all__ = [
     "MissingExtra",
     "ModelNotFound",
     "NotYetAvailable",
+    "QuotaReached",
     "ScopeConflict",
     "SourcesChanged",
     "UnsupportedOption",
@@ -145,6 +149,10 @@ class CubeConflict(MemosError, ValueError):
         super().__init__(f"memory {cube_id} would become a duplicate of memory {other_id}")
         self.cube_id = cube_id
         self.other_id = other_id
+
+
+class QuotaReached(MemosError, RuntimeError):
+    """What is to be kept does not fit ``Limits.max_bytes`` of the namespace any more; nothing was written."""
 
 
 class SourcesChanged(MemosError, RuntimeError):
@@ -284,6 +292,23 @@ class ContextOverflow(EngineError, ValueError):
         )
         self.needed = needed
         self.window = window
+
+
+class DeviceMemoryExceeded(EngineError, MemoryError):
+    """The device has not the memory that a request takes; nothing of the request was computed.
+
+    Attributes:
+        needed_bytes: What the request takes, about.
+        free_bytes: What there is.
+    """
+
+    def __init__(self, *, needed_bytes: int, free_bytes: int, device: str) -> None:
+        super().__init__(
+            f"the request takes about {needed_bytes / 2**20:,.0f} MiB on {device}, and {free_bytes / 2**20:,.0f} MiB "
+            "are free; lower memory_budget or max_tokens, shorten the messages, or lower the engine's kv_memory_bytes"
+        )
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class InjectionUnavailable(EngineError):

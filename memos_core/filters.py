@@ -132,7 +132,7 @@ def text_match(held: Any, value: Any) -> bool:
 
 
 def text_match_insensitive(held: Any, value: Any) -> bool:
-    return isinstance(held, str) and isinstance(value, str) and value.casefold() in held.casefold()
+    return isinstance(held, str) and isinstance(value, str) and value.lower() in held.lower()
 
 
 CHECKS: Mapping[str, Callable[[Any, Any], bool]] = {

@@ -21,9 +21,11 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.chat import ChatPipeline
+from memos_core.interface.items import Items
 from memos_core.interface.reader import MemReader, Reader
 from memos_core.operation.activations import ScopeActivations
 from memos_core.operation.background import Background, TransformTask
+from memos_core.operation.items import ItemIndex, ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, passages_of
@@ -36,6 +38,9 @@ from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
 __all__ = ["Layers", "MemOS"]
+
+SHARED_ITEMS = ("memos", "items")
+"""Namespace of the items that belong to no user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Layers:
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
     emit: EventHook
+    items: ItemOperator
     jobs: JobQueue
     background: Background
     engines: WeakSet[Engine]
@@ -149,6 +155,15 @@ class MemOS:
             InvalidName: A variable of the template has no value, or the result is malformed.
         """
         return Scope(self._layers, principal_of(namespace, values or {}))
+
+    def items(
+        self, *, namespace: Sequence[str] = SHARED_ITEMS, index: ItemIndex | None = None, history: bool = True
+    ) -> Items:
+        """Return a store of JSON values that belongs to no user but to the whole vault, or to ``namespace``.
+
+        ``Scope.items`` returns that of one user.
+        """
+        return self.scope_of(namespace).items(index=index, history=history)
 
     @property
     def engine(self) -> Engine | None:
@@ -290,6 +305,12 @@ def wire(
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
+
+    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
+        for one in list(engines):
+            one.drop(activations(principal, ()).owner, derived_ids)
+
+    items = ItemOperator(vault, governance, ids, erased)
     queue = JobQueue(vault, ids, settings=jobs, emit=emit)
     return Layers(
         vault=vault,
@@ -302,6 +323,7 @@ def wire(
         activations=activations,
         transforms=transforms,
         emit=emit,
+        items=items,
         jobs=queue,
         background=Background(queue, governance),
         engines=engines,

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from memos_core.cube import MemCube
-from memos_core.records import Message
+from memos_core.cube import MemCube, PlaintextPayload
+from memos_core.records import Hit, Message
 from memos_core.tools import CALL_CLOSE, CALL_OPEN
 
 __all__ = [
@@ -28,9 +28,11 @@ __all__ = [
     "MemoryBlock",
     "NotesTemplate",
     "ToolsTemplate",
+    "excerpt",
     "index_text",
     "is_recalled",
     "render_block",
+    "render_found",
     "render_memory",
     "spelt_out_calls",
     "with_memory",
@@ -133,6 +135,26 @@ def render_block(cubes: Sequence[MemCube], template: NotesTemplate = NOTES_V1) -
         text += "\n" + render_memory(cube, template)
         ends.append(len(text))
     return MemoryBlock(text=text, ends=tuple(ends), cube_ids=tuple(cube.id for cube in cubes))
+
+
+def render_found(hits: Sequence[Hit], template: NotesTemplate = NOTES_V1) -> str:
+    """Return the block of what a search found, with the id of each memory after its bullet: a model may act on them."""
+    if not hits:
+        return ""
+    lines = [template.heading]
+    for hit in hits:
+        cube = excerpt(hit.cube, *hit.passage) if hit.passage else hit.cube
+        lines.append(render_memory(cube, replace(template, bullet=f"{template.bullet}[{cube.id}] ")))
+    return "\n".join(lines)
+
+
+def excerpt(cube: MemCube, start: int, end: int) -> MemCube:
+    """Return ``cube`` holding only a passage of its text; the whole, if it has no such passage (any more)."""
+    if start >= min(end, len(cube.text)):
+        return cube
+    before = "… " if start > 0 else ""
+    after = " …" if end < len(cube.text) else ""
+    return cube.model_copy(update={"payload": PlaintextPayload(text=before + cube.text[start:end].strip() + after)})
 
 
 def with_memory(messages: Sequence[Message], block: MemoryBlock) -> list[Message]:

@@ -29,9 +29,11 @@ from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext, build_context, context_of
 from memos_core.interface.exchange import chat_turns
 from memos_core.interface.exporting import write_lines
+from memos_core.interface.items import Items
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.background import as_ids
+from memos_core.operation.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
 from memos_core.records import (
     Erasure,
@@ -290,7 +292,7 @@ class Scope(BoundScope):
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def export(self, path: str | os.PathLike[str]) -> int:
-        """Write all text memories to ``path``, one cube as JSON a line, and return how many.
+        """Write all text memories and items to ``path``, one cube as JSON a line, and return how many.
 
         The file appears whole or not at all.
 
@@ -302,11 +304,20 @@ class Scope(BoundScope):
     def _all(self) -> Iterator[MemCube]:
         cursor = None
         while True:
-            page = self.list(limit=500, cursor=cursor)
-            yield from page.cubes
+            page = self.list(limit=500, cursor=cursor, type="any")
+            yield from (cube for cube in page.cubes if cube.type is MemoryType.PLAINTEXT)
             cursor = page.cursor
             if cursor is None:
                 return
+
+    def items(self, *, index: ItemIndex | None = None, history: bool = True) -> Items:
+        """Return this scope's store of JSON values under keys, which ``search`` and ``chat`` do not look into.
+
+        Args:
+            index: How they are searched by meaning; None: not at all.
+            history: Keep the earlier versions of what is put again.
+        """
+        return Items(self._layers.items, ItemHandle(self._principal, index, history), self._layers.emit)
 
     # Inject
 

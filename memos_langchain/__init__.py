@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
+    from memos_langchain.tools import create_memory_tools
     from memos_langchain.vectorstores import MemosVectorStore
 
 HOMES = {
@@ -26,6 +27,7 @@ HOMES = {
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
     "MemosVectorStore": "vectorstores",
+    "create_memory_tools": "tools",
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "MemosMiddleware",
     "MemosRetriever",
     "MemosVectorStore",
+    "create_memory_tools",
 ]
 
 

@@ -14,12 +14,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.retrievers import MemosRetriever
+    from memos_llamaindex.vector_stores import MemosVectorStore
 
-HOMES = {"MemosLLM": "llms", "MemosRetriever": "retrievers"}
+HOMES = {
+    "MemosEmbedding": "embeddings",
+    "MemosLLM": "llms",
+    "MemosRetriever": "retrievers",
+    "MemosVectorStore": "vector_stores",
+}
 
-__all__ = ["MemosLLM", "MemosRetriever"]
+__all__ = [
+    "MemosEmbedding",
+    "MemosLLM",
+    "MemosRetriever",
+    "MemosVectorStore",
+]
 
 
 def __getattr__(name: str) -> Any:

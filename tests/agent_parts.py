@@ -54,3 +54,7 @@ def texts(memories: Sequence[Any]) -> list[str]:
 
 def on(thread: str, user: str = "ada") -> dict[str, Any]:
     return {"configurable": {"user_id": user, "thread_id": thread}}
+
+
+LONG = "The sea was grey that day. " * 150 + "My cat is called Biscuit. " + "The sea was blue again. " * 150
+"""A memory of which one passage in twenty answers a question."""

@@ -70,6 +70,15 @@ def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def memory_folder(tmp_path: Path, empty_ledger: Path) -> Path:
+    """A folder in which ``MemOS.open`` finds an empty vault."""
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    shutil.copy(empty_ledger, folder)
+    return folder
+
+
+@pytest.fixture
 def open_vault(
     tmp_path: Path, empty_ledger: Path, clock: FakeClock, embedder: HashEmbedder
 ) -> Iterator[Callable[..., MemVault]]:

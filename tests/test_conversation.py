@@ -15,8 +15,8 @@ from memos_core.testing import HashEmbedder
 
 
 @pytest.fixture
-def memos(tmp_path: Path) -> Iterator[MemOS]:
-    with MemOS.open(tmp_path / "memory", embedder=HashEmbedder()) as memos:
+def memos(memory_folder: Path) -> Iterator[MemOS]:
+    with MemOS.open(memory_folder, embedder=HashEmbedder()) as memos:
         yield memos
 
 

@@ -61,6 +61,26 @@ def test_a_cancelled_request_leaves_its_round_and_the_others_go_on() -> None:
     assert [type(item) for item in heard] == [Piece, Piece, Failed, Piece]
 
 
+class Broken(Step):
+    def take(self, steps: Sequence[Step]) -> None:
+        raise ValueError("broken")
+
+
+def test_a_step_that_raises_ends_its_requests_and_not_the_thread() -> None:
+    heard: list[Any] = []
+
+    def broken() -> Generator[Any, None, str]:
+        yield Broken("x", [], "c")
+        return "never"
+
+    log: list[list[str]] = []
+    active = deque([Ticket(broken(), heard.append), Ticket(work("y", log, "a", 1), heard.append)])
+    serve_round(active)
+    assert [type(item) for item in heard] == [Piece, Piece, Failed]
+    serve_round(active)
+    assert isinstance(heard[-1], Done)
+
+
 def requests(store: DictActivations) -> list[EngineRequest]:
     """Return requests with KV memory, text memory and none, several of them on one memory."""
     one, two = cubes(), cubes(*FACTS[:1])

@@ -13,7 +13,7 @@ from kv_parts import prompt_ids, stored
 from transformers import DynamicCache
 
 from memos_core.engine.kv.attention import attend_plainly, fold
-from memos_core.engine.kv.ragged import RaggedCache, groups, ragged_attention, step
+from memos_core.engine.kv.ragged import RaggedCache, groups, probe_batch, ragged_attention, step
 from memos_core.engine.kv.shared import SharedPrefixCache, SharedPrefixLayer
 from memos_core.engine.kv.twin import feed, twin
 from memos_core.errors import UnsupportedOption
@@ -94,6 +94,22 @@ def test_rows_on_one_prefix_are_attended_to_together() -> None:
     chain, tail = torch.randn(1, 1, 9, 8), torch.randn(1, 1, 2, 8)
     rows = [layer(chain, length, tail) for length in (4, 9, 4, 0, 4)]
     assert groups(rows) == [[0, 2, 4], [1]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_probe_passes_what_the_tests_pass(family: str) -> None:
+    assert probe_batch(tiny_model(family)[0]) is None
+
+
+def test_a_model_that_ignores_positions_is_found_out() -> None:
+    model, _ = tiny_model("llama")
+    inner = model.model.forward
+
+    def without_positions(*args: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs)
+
+    model.model.forward = without_positions
+    assert "off by" in (probe_batch(model) or "")
 
 
 def test_a_batch_is_for_one_step_and_owns_nothing() -> None:

@@ -22,7 +22,7 @@ from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_fo
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
 from memos_core.engine.prompt import PROBE
-from memos_core.engine.resolve import KVRules, Work, find_prefix, kv_refusal, resolve, room, settle
+from memos_core.engine.resolve import KVRules, Work, affordable, find_prefix, kv_refusal, resolve, room, settle
 from memos_core.engine.worker import Done, Failed, Piece, Worker
 from memos_core.errors import InjectionUnavailable, InvalidInput, VaultError
 from memos_core.records import InjectionPlan, Placement, Reply, ReplyChunk, Usage
@@ -48,6 +48,8 @@ class HFEngine(Engine):
             builds it answers from what it computed; later ones, in this process or another, from what was stored.
             KV that was stored with any codec is used, and the notes of the plan name what is approximate.
         compose: What to do with KV that was stored for each memory alone; see ``ComposePolicy``.
+        max_request_bytes: Most bytes of the device's memory that one request may take besides stored KV; None: what is
+            free. A request that needs more is refused with ``DeviceMemoryExceeded`` before anything is computed.
 
     Raises:
         InvalidInput: There is no such codec, or no such way to compose.
@@ -60,8 +62,10 @@ class HFEngine(Engine):
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
         kv_codec: KVCodec = "raw",
         compose: Mode | ComposePolicy = "exact",
+        max_request_bytes: int | None = None,
     ) -> None:
         self._loaded = loaded
+        self._max_request_bytes = max_request_bytes
         self._codec = codec_for(kv_codec)
         self._kv_memory_bytes = kv_memory_bytes
         self._composer = Composer(compose if isinstance(compose, ComposePolicy) else ComposePolicy(compose))
@@ -82,6 +86,7 @@ class HFEngine(Engine):
         kv_codec: KVCodec = "raw",
         trust_remote_code: bool = False,
         compose: Mode | ComposePolicy = "exact",
+        max_request_bytes: int | None = None,
     ) -> HFEngine:
         """Return an engine for a model in a folder, on the hub, or ``memos-reader``, which ships with MemOS.
 
@@ -96,6 +101,7 @@ class HFEngine(Engine):
             compose: What to do with KV that was stored for each memory alone: ``exact`` uses the longest common prefix
                 and computes the rest; ``shift`` and ``blend`` move it to its place, approximately; ``auto`` takes the
                 cheapest of these whose measured figures pass; ``full`` computes everything. See ``ComposePolicy``.
+            max_request_bytes: Most bytes that one request may take besides stored KV; None: what the device has.
 
         Raises:
             ModelNotFound: There is nothing at that path. A hub id is looked up at first use, which then raises it.
@@ -108,7 +114,13 @@ class HFEngine(Engine):
             attention=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-        return cls(shared_model(source), kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec, compose=compose)
+        return cls(
+            shared_model(source),
+            kv_memory_bytes=kv_memory_bytes,
+            kv_codec=kv_codec,
+            compose=compose,
+            max_request_bytes=max_request_bytes,
+        )
 
     @classmethod
     def from_model(
@@ -120,10 +132,17 @@ class HFEngine(Engine):
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
         kv_codec: KVCodec = "raw",
         compose: Mode | ComposePolicy = "exact",
+        max_request_bytes: int | None = None,
     ) -> HFEngine:
         """Return an engine for a model that is in memory already, in evaluation mode. It is used where it is."""
         loaded = LoadedModel(MemorySource(model, tokenizer, name))
-        return cls(loaded, kv_memory_bytes=kv_memory_bytes, kv_codec=kv_codec, compose=compose)
+        return cls(
+            loaded,
+            kv_memory_bytes=kv_memory_bytes,
+            kv_codec=kv_codec,
+            compose=compose,
+            max_request_bytes=max_request_bytes,
+        )
 
     @property
     def capabilities(self) -> Capabilities:
@@ -196,9 +215,9 @@ class HFEngine(Engine):
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
-        _ = self._loaded.refusal or self._loaded.cascade_refusal  # likewise what is found out by computing a little
+        _ = self._loaded.refusal or self._loaded.batch_refusal  # likewise what is found out by computing a little
         decide = partial(self._composer.verdict, self._loaded, self._run) if self._composer.approximate else None
-        rules = KVRules(self._codec.name, self._composer.policy.mode, decide)
+        rules = KVRules(self._codec.name, self._composer.policy.mode, decide, self._max_request_bytes)
         return resolve(self._loaded, self._prefixes(), request, rules)
 
     def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
@@ -211,6 +230,7 @@ class HFEngine(Engine):
         prompt = replace(prompt, token_ids=prompt.token_ids[: prompt.memory_end])
         token_ids = as_token_ids(prompt.token_ids)
         room(self._loaded, len(token_ids), 1)
+        affordable(self._loaded, self._prefixes(), len(token_ids), self._max_request_bytes)
         mark = self._loaded.fingerprint
         exact = not self._codec.approximate
         reuse = find_prefix(self._loaded, self._prefixes(), activations, mark, token_ids, exact=exact)

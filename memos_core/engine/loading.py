@@ -21,6 +21,7 @@ from memos_core.engine.constraint import Constraints
 from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, refusal
 from memos_core.engine.kv.cost import CostModel
 from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
+from memos_core.engine.kv.ragged import probe_batch
 from memos_core.engine.kv.twin import cascade_obstacle, probe_cascade
 from memos_core.engine.location import POSITIONS, UNBOUNDED, locate, positions
 from memos_core.engine.prompt import PromptBuilder
@@ -196,6 +197,14 @@ class LoadedModel:
         if obstacle is not None:
             return obstacle
         made: str | None = self._once("cascade", lambda: probe_cascade(self.model))
+        return made
+
+    @property
+    def batch_refusal(self) -> str | None:
+        """Why this model cannot take steps of several requests together, or None if it can. Loads the model."""
+        if self.cascade_refusal is not None:
+            return self.cascade_refusal
+        made: str | None = self._once("batch", lambda: probe_batch(self.model))
         return made
 
     @property

@@ -15,7 +15,9 @@ from memos_core.engine.kv.assembly import Chunk, Recipe
 from memos_core.engine.kv.cache import layer_types, misfit
 from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, as_token_ids, decode, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.limits import ensure_room, request_bytes, token_bytes
 from memos_core.engine.loading import LoadedModel
+from memos_core.engine.location import UNBOUNDED
 from memos_core.engine.prompt import Prompt
 from memos_core.engine.sampling import check_options
 from memos_core.engine.spans import Span, spans
@@ -95,11 +97,13 @@ class KVRules:
         codec: How KV that is built is stored.
         mode: How KV that was stored for each memory alone is put together.
         decide: Tells from the fingerprint which approximate method may be used; None: none.
+        max_request_bytes: Most bytes that a request may take besides what is stored; None: what the device has.
     """
 
     codec: str = RAW
     mode: Mode = "exact"
     decide: Decide | None = None
+    max_request_bytes: int | None = None
 
 
 EXACT_RULES = KVRules()
@@ -128,6 +132,8 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, 
     if obstacle is None and request.activations is not None and block.text:
         mark = loaded.fingerprint
         reuse, recipe, build_to = serve(loaded, prefixes, request, prompt, rules)
+    computed = len(token_ids) - reuse.length + build_to
+    max_tokens = min(max_tokens, affordable(loaded, prefixes, computed, rules.max_request_bytes))
     fallback = obstacle or misplaced(prompt) or reuse.declined or "no stored KV covers it"
     if not build_to and recipe is None and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
@@ -206,6 +212,19 @@ def room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:
     if prompt_tokens + 1 > window:
         raise ContextOverflow(needed=prompt_tokens + 1, window=window)
     return min(max_tokens, window - prompt_tokens)
+
+
+def affordable(loaded: LoadedModel, prefixes: PrefixCache, computed: int, limit: int | None) -> int:
+    """Return how many tokens of a reply the device has memory for, once ``computed`` positions of a prompt are in it.
+
+    Raises:
+        DeviceMemoryExceeded: It has not even the memory for the prompt and one token.
+    """
+    layout = loaded.layout if loaded.refusal is None else None
+    needed = request_bytes(layout, loaded.config, computed + 1)
+    left = ensure_room(prefixes, loaded.model.device, needed, limit)
+    each = token_bytes(layout)
+    return 1 + left // each if left is not None and each else UNBOUNDED
 
 
 def find_prefix(

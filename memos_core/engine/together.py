@@ -20,7 +20,7 @@ __all__ = ["NextToken", "joinable"]
 def joinable(session: Session) -> bool:
     """Tell whether the session's steps can be taken together with others'."""
     cached = type(session.cache) in {SharedPrefixCache, DynamicCache}
-    return cached and session.loaded.cascade_refusal is None
+    return cached and session.loaded.batch_refusal is None
 
 
 class NextToken:

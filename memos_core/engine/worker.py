@@ -54,7 +54,7 @@ class Joint(Protocol):
     key: Hashable
 
     def take(self, steps: Sequence[Self]) -> None:
-        """Take all of ``steps``. It must not raise: what goes wrong belongs to one of them, which says so later."""
+        """Take all of ``steps``. What goes wrong for one of them is for its work to raise; an error here ends all."""
         ...
 
 
@@ -169,16 +169,22 @@ def serve(shared: Shared, forked: Callable[[], None]) -> None:
 
 def serve_round(active: deque[Ticket]) -> None:
     """Advance every ticket by one step; those that have ended leave ``active``."""
-    joint: dict[Hashable, list[Joint]] = {}
+    joint: dict[Hashable, list[tuple[Ticket, Joint]]] = {}
     for _ in range(len(active)):
         ticket = active.popleft()
         step = advance(ticket)
         if step is not None:
             active.append(ticket)
         if isinstance(step, Joint):
-            joint.setdefault(step.key, []).append(step)
-    for steps in joint.values():
-        steps[0].take(steps)
+            joint.setdefault(step.key, []).append((ticket, step))
+    for members in joint.values():
+        try:
+            members[0][1].take([step for _, step in members])
+        except BaseException as error:  # noqa: BLE001 - handed to the callers; the thread serves others too
+            for ticket, _ in members:
+                active.remove(ticket)
+                ticket.work.close()
+                ticket.deliver(Failed(error))
 
 
 def take(shared: Shared, active: deque[Ticket]) -> bool:

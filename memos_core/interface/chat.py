@@ -19,11 +19,11 @@ from memos_core.interface.exchange import chat_turns
 from memos_core.interface.reader import Reader, as_messages
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
-from memos_core.operation.scheduler import MemScheduler, excerpt
+from memos_core.operation.scheduler import MemScheduler
 from memos_core.principal import Principal
 from memos_core.records import Inject, InjectionPlan, MemoryCall, Message, Placement, Reply
 from memos_core.references import Reference
-from memos_core.render import render_block
+from memos_core.render import excerpt, render_block
 from memos_core.tools import as_tool_choice, as_tools
 
 __all__ = ["ChatCall", "ChatOptions", "ChatPipeline", "default_budget"]

@@ -55,6 +55,8 @@ class MemLifecycle:
             before = self.changeable(found(read.cube(visibility, cube_id), cube_id))
         if before.type is not MemoryType.PLAINTEXT:
             raise InvalidInput(f"memory {cube_id} is {before.type}; only plaintext can be edited")
+        if before.header.descriptive.item is not None:
+            raise InvalidInput(f"memory {cube_id} is an item; put it anew through Scope.items")
         if collection := before.header.descriptive.collection:
             raise InvalidInput(f"memory {cube_id} is a document of {collection!r}; upsert it there")
         after = next_version(before, text, self.governance.clock.now())

@@ -27,6 +27,7 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, Passage, WriteSession
+from memos_core.infrastructure.vault.items import item_key
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.search import NEAR_DUPLICATE, MemSearch, SearchSettings
 from memos_core.operation.words import words
@@ -198,24 +199,37 @@ class MemOperator:
 
 def passages_of(embedder: Embedder | None, cubes: Sequence[MemCube]) -> list[tuple[Passage, ...]]:
     """Return the passages of each cube with their words and, from one embedding batch, their vectors."""
-    spans = [embedder.passages(cube.text) if embedder else [(0, len(cube.text))] for cube in cubes]
-    texts = [index_text(cube, *span) for cube, own in zip(cubes, spans, strict=True) for span in own]
+    parts = [parts_of(embedder, cube) for cube in cubes]
+    texts = [text for own in parts for _, _, text in own]
     vectors: Vectors | None = embedder.embed(texts) if embedder and texts else None
     result = []
     position = 0
-    for own in spans:
+    for cube, own in zip(cubes, parts, strict=True):
         passages = []
-        for start, end in own:
+        for start, end, text in own:
             vector = None if vectors is None else vectors[position]
-            passages.append(Passage(start=start, end=end, terms=words(texts[position]), vector=vector))
+            terms = {} if cube.header.descriptive.item else words(text)
+            passages.append(Passage(start=start, end=end, terms=terms, vector=vector))
             position += 1
         result.append(tuple(passages))
     return result
 
 
+def parts_of(embedder: Embedder | None, cube: MemCube) -> list[tuple[int, int, str]]:
+    """Return what of a cube is searched: first character, one after the last, and the text that stands for it."""
+    item, whole = cube.header.descriptive.item, len(cube.text)
+    if item is not None:
+        return [(0, whole, piece) for piece in pieces_of(decoded_value(cube.text), item.fields, embedder)]
+    spans = embedder.passages(cube.text) if embedder else [(0, whole)]
+    return [(*span, index_text(cube, *span)) for span in spans]
+
+
 def dedup_key(cube: MemCube) -> str:
     """Return what two memories have in common when they are the same: scope, ref, speaker and normalised text."""
-    source = cube.header.descriptive.source
+    source, item = cube.header.descriptive.source, cube.header.descriptive.item
+    if item is not None:
+        owner = Principal(cube.header.governance.owner, cube.header.governance.agent, source.session)
+        return item_key(owner, item.path, item.key)
     parts = [cube.header.governance.agent, source.session, source.ref, source.speaker, normalised(cube.text)]
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 

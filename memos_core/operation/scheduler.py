@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from memos_core.cube import MemCube, PlaintextPayload
+from memos_core.cube import MemCube
 from memos_core.operation.policies import (
     Candidate,
     GreedySelection,
@@ -14,9 +14,9 @@ from memos_core.operation.policies import (
     SelectionPolicy,
 )
 from memos_core.records import Hit, Inject, InjectionPlan, PlannedMemory
-from memos_core.render import NOTES_V1, render_memory
+from memos_core.render import NOTES_V1, excerpt, render_memory
 
-__all__ = ["MemScheduler", "canonical_order", "excerpt"]
+__all__ = ["MemScheduler", "canonical_order"]
 
 CountTokens = Callable[[str], int]
 
@@ -103,15 +103,6 @@ def candidate(hit: Hit, count_tokens: CountTokens) -> Candidate:
     if hit.passage is not None:
         why += f"; characters {hit.passage[0]} to {hit.passage[1]} of {len(hit.cube.text)}"
     return Candidate(cube, line_tokens(cube, count_tokens), hit.score, why, hit.passage)
-
-
-def excerpt(cube: MemCube, start: int, end: int) -> MemCube:
-    """Return ``cube`` holding only a passage of its text; the whole, if it has no such passage (any more)."""
-    if start >= min(end, len(cube.text)):
-        return cube
-    before = "… " if start > 0 else ""
-    after = " …" if end < len(cube.text) else ""
-    return cube.model_copy(update={"payload": PlaintextPayload(text=before + cube.text[start:end].strip() + after)})
 
 
 def line_tokens(cube: MemCube, count_tokens: CountTokens) -> int:

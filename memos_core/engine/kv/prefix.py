@@ -131,6 +131,14 @@ class PrefixCache:
             self._bytes += blob.size_bytes
             self._worth.add(key, cost=rebuild_cost(blob.tokens), size_bytes=blob.size_bytes)
 
+    def release(self, size_bytes: int) -> int:
+        """Let go of what is worth least until ``size_bytes`` are freed or nothing is left; return what was freed."""
+        with self._lock:
+            before = self._bytes
+            while self._loaded and before - self._bytes < size_bytes:
+                self._discard(self._worth.evict())
+            return before - self._bytes
+
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         """Forget these chains of ``owner``, or all of them."""
         with self._lock:

@@ -15,10 +15,16 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from memos_core.engine.kv.attention import Pair, Partial, attend, fold, merge
+from memos_core.engine.kv.cache import new_cache
 from memos_core.engine.kv.shared import SharedPrefixCache, SharedPrefixLayer
+from memos_core.engine.kv.twin import CODE_ERRORS, PREFIX, difference, feed, twin
 from memos_core.errors import UnsupportedOption
 
-__all__ = ["RaggedCache", "RaggedLayer", "ragged_attention", "step"]
+__all__ = ["RaggedCache", "RaggedLayer", "probe_batch", "ragged_attention", "step"]
+
+LENGTHS = (3, 7, 5)
+NEXT = (4, 8, 6)
+"""Lengths of the rows of the probe, and the token that each goes on with."""
 
 
 class RaggedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
@@ -123,3 +129,32 @@ def step(model: Any, caches: Sequence[SharedPrefixCache], token_ids: Sequence[in
     output = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, shared_prefix=cache)
     logits: torch.Tensor = output.logits[:, -1]
     return logits
+
+
+@torch.inference_mode()
+def probe_batch(model: Any) -> str | None:
+    """Return why rows of different lengths cannot be computed together by ``model``, or None if each gets what it gets
+    alone, found by computing a few tokens. The model must be able to attend by cascade.
+
+    Whether a model takes positions as they are given is written in its code.
+    """
+    other = twin(model)
+    begun = [[begin(model, other, length) for length in LENGTHS] for _ in range(2)]
+    try:
+        got = step(other, begun[0], NEXT)
+    except CODE_ERRORS as error:
+        return f"it cannot compute rows of different lengths together: {error}"
+    alone = [
+        feed(other, [token], past_key_values=cache, shared_prefix=cache)
+        for token, cache in zip(NEXT, begun[1], strict=True)
+    ]
+    return difference(got, torch.cat(alone))
+
+
+def begin(model: Any, other: Any, length: int) -> SharedPrefixCache:
+    """Return a cache whose prefix is the first ``length`` tokens of the probe, and whose tail is one more."""
+    plain = new_cache(model.config)
+    feed(model, PREFIX[:length], past_key_values=plain)
+    cache = SharedPrefixCache.after(plain)
+    feed(other, NEXT[:1], past_key_values=cache, shared_prefix=cache)
+    return cache

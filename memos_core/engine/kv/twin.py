@@ -18,7 +18,7 @@ from memos_core.engine.kv.cache import FULL, container, layer_types, new_cache, 
 from memos_core.engine.kv.codec import as_token_ids
 from memos_core.engine.kv.shared import SharedPrefixCache
 
-__all__ = ["cascade_obstacle", "probe_cascade", "twin"]
+__all__ = ["CODE_ERRORS", "PREFIX", "cascade_obstacle", "difference", "feed", "probe_cascade", "twin"]
 
 PREFIX = (5, 3, 8, 4, 9, 7, 6)
 PARTS = ((3, 6, 4), (8,), (5, 7))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from memos_core.cube import canonical_json
 from memos_core.documents import Document
-from memos_core.errors import InvalidMemory
+from memos_core.errors import InvalidInput, InvalidMemory
 from memos_core.records import Turn
 from memos_core.render import is_recalled
 
@@ -17,6 +18,9 @@ __all__ = ["Limits", "admit", "check_document", "check_text"]
 
 MAX_DEPTH = 64
 """Lists and objects in metadata may nest this deep."""
+
+MAX_SEGMENTS = 32
+"""Of an item's path."""
 
 INSTRUCTION_ROLES = frozenset({"system", "developer"})
 
@@ -27,7 +31,9 @@ class Limits(BaseModel):
     Attributes:
         max_text_chars: Longest text of one memory.
         max_bytes: Most bytes of payload in one namespace, derived memory included; None: no limit.
-        max_label_chars: Longest speaker, ref, title, uri, tag or kind.
+        max_label_chars: Longest speaker, ref, title, uri, tag or kind, or segment of an item's path.
+        max_item_chars: Longest item, as JSON.
+        max_key_chars: Longest key of an item; caches use whole texts as keys.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +41,8 @@ class Limits(BaseModel):
     max_text_chars: int = Field(default=200_000, gt=0)
     max_bytes: int | None = Field(default=None, gt=0)
     max_label_chars: int = Field(default=1_000, gt=0)
+    max_item_chars: int = Field(default=50_000_000, gt=0)
+    max_key_chars: int = Field(default=100_000, gt=0)
 
 
 def check_text(text: object, limits: Limits, *, index: int | None = None) -> str:
@@ -87,6 +95,42 @@ def check_labels(turn: Turn, limits: Limits, *, index: int | None = None) -> Non
         if len(label) > limits.max_label_chars:
             raise InvalidMemory(f"the {what} is longer than {limits.max_label_chars:,} characters", index=index)
         check_characters(label, what, index)
+
+
+def check_item(path: Sequence[str], key: object, text: str, limits: Limits) -> None:
+    """Check where an item is to lie, and its size.
+
+    Raises:
+        InvalidInput: A part of the path is no name, or something is too long.
+    """
+    if isinstance(path, str) or not path:
+        raise InvalidInput(f"the path of an item is a sequence of one name or more, not {path!r}")
+    if len(path) > MAX_SEGMENTS:
+        raise InvalidInput(f"the path of an item has at most {MAX_SEGMENTS} segments, not {len(path)}")
+    for segment in path:
+        check_segment(segment, limits)
+    if not isinstance(key, str) or len(key) > limits.max_key_chars:
+        raise InvalidInput(f"the key of an item is a str of at most {limits.max_key_chars:,} characters")
+    check_characters(key, "key", None)
+    if len(text) > limits.max_item_chars:
+        raise InvalidInput(
+            f"the item has {len(text):,} characters as JSON and max_item_chars is {limits.max_item_chars:,}"
+        )
+
+
+def check_segment(segment: object, limits: Limits) -> None:
+    """Check one segment of an item's path.
+
+    Raises:
+        InvalidInput: It is no str, empty, too long, or holds control characters.
+    """
+    if not isinstance(segment, str) or not segment or len(segment) > limits.max_label_chars:
+        raise InvalidInput(
+            f"a segment of an item's path is a str of 1 to {limits.max_label_chars:,} characters, not {segment!r:.100}"
+        )
+    if any(character < " " for character in segment):
+        raise InvalidInput(f"the segment {segment!r:.100} of an item's path holds control characters")
+    check_characters(segment, "path", None)
 
 
 def check_document(document: Document, limits: Limits, *, index: int | None = None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pydantic import JsonValue
 
 from memos_core.clock import Clock
 from memos_core.cube import MemoryType, Retention
-from memos_core.infrastructure.governance.admission import Limits, admit, check_labels, check_text
+from memos_core.errors import InvalidInput
+from memos_core.infrastructure.governance.admission import Limits, admit, check_item, check_labels, check_text
 from memos_core.infrastructure.vault import SearchFilter, Visibility, WriteSession
 from memos_core.principal import Principal
 from memos_core.records import MemoryCall, Turn
@@ -45,6 +46,10 @@ class MemGovernance:
         check_text(turn.text, self.limits, index=index)
         check_labels(turn, self.limits, index=index)
 
+    def check_item(self, path: Sequence[str], key: str, text: str) -> None:
+        """Raise InvalidInput if nothing can be kept there, or ``text`` is too long."""
+        check_item(path, key, text, self.limits)
+
     def rejection(self, turn: Turn) -> str | None:
         """Return why policy keeps ``turn`` out, or None."""
         return admit(turn)
@@ -60,10 +65,15 @@ class MemGovernance:
         return f"the quota is reached: {used:,} bytes used, {more_bytes:,} more asked, max_bytes is {limit:,}"
 
     def retention(self, ttl_seconds: float | None, committed: datetime) -> Retention:
-        """Return the retention of something committed now; a time to live counts from the commit."""
-        if ttl_seconds is None:
-            return Retention()
-        return Retention(ttl_seconds=ttl_seconds, expires_at=committed + timedelta(seconds=ttl_seconds))
+        """Return the retention of something committed now; a time to live counts from the commit.
+
+        Raises:
+            InvalidInput: It is not above zero, or ends after the last moment that there is.
+        """
+        try:
+            return Retention(ttl_seconds=ttl_seconds).renewed(committed)
+        except (OverflowError, ValueError) as error:
+            raise InvalidInput(f"a time to live is a number of seconds above 0, not {ttl_seconds!r}") from error
 
     def audit(
         self,

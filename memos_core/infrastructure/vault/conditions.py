@@ -113,6 +113,7 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     conditions = [
         standing(wanted, by_id=by_id),
         live(wanted.now),
+        cubes.c.item_path.is_(None),  # items are asked for by name, see items.py
         of_types(wanted.types),
         of_collection(wanted.collection),
         or_(cubes.c.valid_from.is_(None), cubes.c.valid_from <= holds_at),

@@ -148,8 +148,14 @@ def unreferenced(session: WriteSession, addresses: Sequence[str]) -> tuple[str, 
 
 
 def note_pending(session: WriteSession, addresses: Sequence[str]) -> None:
-    rows = [{"kind": "wal", "subject": ""}]
+    """Note what the disk still holds.
+
+    A new note takes the place of an older one of its kind, also of one that a purge is at work on: the purge strikes
+    out what it knew of, so the new one stays for the next time. Many deletions leave one note.
+    """
+    pending = schema.pending_erasure
+    kinds = ("wal", "index") if session.queues else ("wal",)
+    session.connection.execute(delete(pending).where(pending.c.kind.in_(kinds)))
+    rows = [{"kind": kind, "subject": ""} for kind in kinds]
     rows += [{"kind": "blob", "subject": address} for address in addresses]
-    if session.queues:
-        rows.append({"kind": "index", "subject": ""})
-    session.connection.execute(insert(schema.pending_erasure), rows)
+    session.connection.execute(insert(pending), rows)

@@ -156,8 +156,8 @@ class ReadSession:
         if State.EXPIRED in states:
             either.append(lapsed)
         conditions = [visible(visibility), of_collection(None), or_(*either)]
-        if types is not None:
-            conditions.append(cubes.c.type.in_([str(kind) for kind in types]))
+        if types is not None:  # items belong to no one kind of memory: they are listed where all are
+            conditions += [cubes.c.type.in_([str(kind) for kind in types]), cubes.c.item_path.is_(None)]
         return and_(*conditions)
 
     def versions(self, visibility: Visibility, cube_id: str) -> list[VersionRecord]:
@@ -274,7 +274,7 @@ class ReadSession:
         query = select(func.count(), func.avg(p.c.length)).select_from(p.join(c, c.c.id == p.c.cube_id))
         namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
         own = p.c.namespace_id == namespace.scalar_subquery()
-        plain = c.c.type == str(MemoryType.PLAINTEXT)
+        plain = and_(c.c.type == str(MemoryType.PLAINTEXT), c.c.item_path.is_(None))
         count, mean = self.connection.execute(
             query.where(own, visible(visibility), live(now), plain, of_collection(collection))
         ).one()

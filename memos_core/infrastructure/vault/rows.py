@@ -36,12 +36,17 @@ __all__ = [
     "cube_row",
     "current",
     "decode_vector",
+    "decoded_path",
     "encode_vector",
+    "encoded_path",
     "headers",
     "size_of",
     "terms_crc",
     "version_row",
 ]
+
+SEPARATOR = "\x1f"
+"""Ends a segment of an item's path. No segment holds it."""
 
 
 def current() -> Select[Any]:
@@ -135,9 +140,21 @@ def cube_row(cube: MemCube) -> dict[str, Any]:
         "valid_until": micros(descriptive.valid_until),
         "expires_at": micros(governance.retention.expires_at),
         "fingerprint": None if isinstance(cube.payload, PlaintextPayload) else cube.payload.fingerprint,
+        "item_path": None if descriptive.item is None else encoded_path(descriptive.item.path),
+        "item_key": None if descriptive.item is None else descriptive.item.key,
         "header": header,
         "header_digest": digest,
     }
+
+
+def encoded_path(path: Sequence[str]) -> str:
+    """Return the path of an item as one text. What lies below a path begins with it, segment by segment."""
+    return "".join(f"{segment}{SEPARATOR}" for segment in path)
+
+
+def decoded_path(text: str) -> tuple[str, ...]:
+    """Return the path that ``encoded_path`` wrote."""
+    return tuple(text.split(SEPARATOR)[:-1])
 
 
 def version_row(cube: MemCube, *, author: str, reason: str, committed: datetime) -> dict[str, Any]:

@@ -94,12 +94,15 @@ cubes = Table(
     Column("expires_at", BigInteger),
     Column("fingerprint", String),  # of the model that an activation or adapter fits
     Column("dedup_key", String),
+    Column("item_path", String),  # of an item; NULL for every other memory
+    Column("item_key", String),
     Column("header", Text, nullable=False),
     Column("header_digest", String(64), nullable=False),
     Index("cubes_by_namespace", "namespace_id", "id"),
     Index("cubes_by_session", "namespace_id", "session", "id"),
     Index("cubes_by_collection", "namespace_id", "collection", "id"),
     Index("cubes_by_fingerprint", "namespace_id", "fingerprint"),
+    Index("cubes_by_item", "namespace_id", "item_path", "id"),
     Index(
         "cubes_without_duplicates",
         "namespace_id",

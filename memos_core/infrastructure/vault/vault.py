@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import JsonValue
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from memos_core.clock import Clock, SystemClock
 from memos_core.embedding.base import Embedder, Vector
@@ -169,12 +169,34 @@ class MemVault:
             EmbedderMismatch: The collection holds vectors of another embedder.
             InvalidInput: A filter is unknown, ``k`` is not positive, or the vector has the wrong shape.
         """
+        namespace = filter.visibility.namespace
+        return self.nearest(namespace, matching(filter), vector, k, collection, min_score=min_score)
+
+    def nearest(
+        self,
+        namespace: str,
+        condition: ColumnElement[bool],
+        vector: Vector,
+        k: int,
+        collection: str,
+        *,
+        embedder: str | None = None,
+        min_score: float = -2.0,
+    ) -> list[PassageHit]:
+        """Return the ``k`` passages of a namespace nearest to ``vector`` among those whose cubes meet ``condition``.
+
+        Args:
+            embedder: Name of the one that made ``vector``; None: the vault's own.
+
+        Raises:
+            EmbedderMismatch: The collection holds vectors of another embedder.
+            InvalidInput: ``k`` is not positive, or the vector has the wrong shape.
+        """
         if k < 1:
             raise InvalidInput(f"k is at least 1, not {k}")
-        condition = matching(filter)
         with self.ledger.read() as connection:
-            row = self._collection(connection, collection)
-            place = row and searching.place_of(connection, row.id, row.dimension, filter.visibility.namespace)
+            row = self._collection(connection, collection, embedder)
+            place = row and searching.place_of(connection, row.id, row.dimension, namespace)
             if row is None or place is None:
                 return []
             query = searching.unit(vector, row.dimension)
@@ -200,10 +222,11 @@ class MemVault:
             place = Place(row.id, 0, row.dimension)
             return searching.similarities(connection, place, passage_ids, searching.unit(vector, row.dimension))
 
-    def _collection(self, connection: Connection, name: str) -> Row[Any] | None:
+    def _collection(self, connection: Connection, name: str, embedder: str | None = None) -> Row[Any] | None:
         row = connection.execute(select(schema.collections).where(schema.collections.c.name == name)).first()
-        if row is not None and self.embedder is not None and row.embedder != self.embedder.name:
-            raise EmbedderMismatch(name, stored=row.embedder, offered=self.embedder.name)
+        offered = embedder or (self.embedder.name if self.embedder else None)
+        if row is not None and offered is not None and row.embedder != offered:
+            raise EmbedderMismatch(name, stored=row.embedder, offered=offered)
         return row
 
     def _index(self, connection: Connection, place: Place) -> VectorIndex:

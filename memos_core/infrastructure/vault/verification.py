@@ -114,10 +114,12 @@ def versions(connection: Connection) -> list[str]:
     v = schema.versions
     for row in pages(connection, current(), schema.cubes.c.id):
         numbers = connection.scalars(select(v.c.version).where(v.c.cube_id == row.id).order_by(v.c.version)).all()
-        if list(numbers) != list(range(1, row.version + 1)):
-            problems.append(f"cube {row.id}: version {row.version} is current, but there are {list(numbers)}")
         try:
-            for record in session._versions(cube_of(row, MOMENT)):
+            cube = cube_of(row, MOMENT)
+            item = cube.header.descriptive.item
+            if list(numbers) != list(range(item.oldest if item else 1, row.version + 1)):
+                problems.append(f"cube {row.id}: version {row.version} is current, but there are {list(numbers)}")
+            for record in session._versions(cube):
                 problems += version_columns(connection, record.cube)
         except VaultDamaged as error:
             problems += error.problems

@@ -313,18 +313,22 @@ class WriteSession(ReadSession):
         key = self._raw.execute(insert(table), row).inserted_primary_key
         return int(key[0]) if key else 0
 
-    def ensure_collection(self, name: str, dimension: int) -> int:
-        """Return the row id of a collection that takes vectors of this vault's embedder; made if absent.
+    def ensure_collection(self, name: str, dimension: int, embedder: str | None = None) -> int:
+        """Return the row id of a collection that takes vectors of ``embedder``; made if absent.
+
+        Args:
+            embedder: Name of the embedder; None: this vault's own. It counts for the rest of the session.
 
         Raises:
             EmbedderMismatch: It holds vectors of another one.
         """
         if (name, dimension) not in self._collection_ids:
-            self._collection_ids[name, dimension] = self._checked_collection(name, dimension)
+            self._collection_ids[name, dimension] = self._checked_collection(name, dimension, embedder)
         return self._collection_ids[name, dimension]
 
-    def _checked_collection(self, name: str, dimension: int) -> int:
-        embedder = self.embedder.name if self.embedder else f"unnamed embedder of {dimension} dimensions"
+    def _checked_collection(self, name: str, dimension: int, embedder: str | None) -> int:
+        own = self.embedder.name if self.embedder else f"unnamed embedder of {dimension} dimensions"
+        embedder = embedder or own
         row = self._raw.execute(select(schema.collections).where(schema.collections.c.name == name)).first()
         if row is None:
             values = {"name": name, "embedder": embedder, "dimension": dimension, "metric": "cosine"}

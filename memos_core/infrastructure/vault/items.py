@@ -1,0 +1,247 @@
+"""Items in the ledger: found by key and by path, read without building whole cubes.
+
+The items of a principal are those that were put under exactly its user, agent and session: a key names one thing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, exists, func, not_, or_, select, update
+
+from memos_core.cube import MemCube, State, canonical_json
+from memos_core.infrastructure.vault import erasure, schema
+from memos_core.infrastructure.vault.conditions import chunks, from_micros, live, micros, moment
+from memos_core.infrastructure.vault.reading import ReadSession
+from memos_core.infrastructure.vault.rows import (
+    check,
+    cube_of,
+    current,
+    decoded_path,
+    digest_of,
+    encoded_path,
+    headers,
+)
+from memos_core.infrastructure.vault.values import ErasedRows, Visibility
+from memos_core.infrastructure.vault.writing import WriteSession
+from memos_core.item import Item, decoded_value
+from memos_core.principal import Principal
+
+__all__ = [
+    "below",
+    "by_ids",
+    "by_key",
+    "erase_items",
+    "forget_versions",
+    "item_key",
+    "items",
+    "lapsed_ids",
+    "listed",
+    "paths",
+    "prolong",
+    "stored_cube",
+    "stored_ids",
+    "unindexed",
+]
+
+Condition = ColumnElement[bool]
+
+LAST = "\U0010ffff"
+"""Greater than anything that a segment of a path begins with."""
+
+READ_AT_ONCE = 100
+
+
+def item_key(principal: Principal, path: Sequence[str], key: str) -> str:
+    """Return what only one live item has: its duplicate key in the ledger."""
+    return "item:" + digest_of(canonical_json([principal.agent, principal.session, list(path), key]).decode())
+
+
+# Conditions
+
+
+def owned(principal: Principal, *, by_id: bool = False) -> Condition:
+    c, n = schema.cubes, schema.namespaces
+    namespace = select(n.c.id).where(n.c.name == principal.namespace).scalar_subquery()
+    bound = [
+        column.is_(None) if name is None else column == name
+        for column, name in ((c.c.agent, principal.agent), (c.c.session, principal.session))
+    ]
+    # A sum is no column to the planner, see conditions.within_reach.
+    return and_((c.c.namespace_id + 0 if by_id else c.c.namespace_id) == namespace, *bound)
+
+
+def below(principal: Principal, path: Sequence[str], now: datetime, *, by_id: bool = False) -> Condition:
+    """Return the condition that a cube is a live item of ``principal`` at or below ``path``.
+
+    Args:
+        by_id: The query names the cubes, so the database must not walk the whole namespace instead.
+    """
+    start = encoded_path(path)
+    c = schema.cubes
+    within = c.c.item_path.is_not(None) if not path else and_(c.c.item_path >= start, c.c.item_path < start + LAST)
+    return and_(owned(principal, by_id=by_id), within, live(now))
+
+
+def unindexed(collection: str) -> Condition:
+    """Return the condition that a cube has nothing in a collection of vectors."""
+    p = schema.passages
+    return not_(exists().where(p.c.cube_id == schema.cubes.c.id, p.c.collection == collection))
+
+
+# Reading
+
+
+def listed() -> Select[Any]:
+    """Return the query for items, to which conditions are added."""
+    c, v = schema.cubes, schema.versions
+    joined = c.join(v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version))
+    own = (c.c.id, c.c.version, c.c.item_path, c.c.item_key, c.c.created, c.c.expires_at)
+    return select(*own, v.c.committed, v.c.payload, v.c.digest).select_from(joined)
+
+
+def item_of(row: Row[Any]) -> Item:
+    """Return the item of a row of ``listed``.
+
+    Raises:
+        VaultDamaged: It is not what was written.
+    """
+    check(row.payload, row.digest, f"cube {row.id}: payload of version {row.version}")
+    return Item(
+        path=decoded_path(row.item_path),
+        key=row.item_key,
+        value=decoded_value(json.loads(row.payload)["text"]),
+        created=from_micros(row.created),
+        updated=from_micros(row.committed),
+        expires_at=moment(row.expires_at),
+        cube_id=row.id,
+        version=row.version,
+    )
+
+
+def items(session: ReadSession, condition: Condition, *, offset: int = 0, limit: int | None = None) -> Iterator[Item]:
+    """Yield the items that meet ``condition`` in the order in which they were first put."""
+    # Ids are sorted without their values, and values are read as they are asked for: a tenth of the time at 10,000.
+    query = select(schema.cubes.c.id).where(condition).order_by(schema.cubes.c.id).offset(offset)
+    cube_ids = session.connection.scalars(query if limit is None else query.limit(limit)).all()
+    for start in range(0, len(cube_ids), READ_AT_ONCE):
+        part = cube_ids[start : start + READ_AT_ONCE]
+        rows = session.connection.execute(listed().where(schema.cubes.c.id.in_(part)).order_by(schema.cubes.c.id))
+        yield from (item_of(row) for row in rows.all())
+
+
+def by_ids(session: ReadSession, condition: Condition, cube_ids: Sequence[str]) -> dict[str, Item]:
+    """Return those of the items that meet ``condition``, by cube id."""
+    found = {}
+    for part in chunks(cube_ids):
+        for row in session.connection.execute(listed().where(schema.cubes.c.id.in_(part), condition)):
+            found[row.id] = item_of(row)
+    return found
+
+
+def keyed_query() -> Select[Any]:
+    """Return the query for the live item under a key. Made once: building it would take longer than answering it."""
+    c, n = schema.cubes, schema.namespaces
+    namespace = select(n.c.id).where(n.c.name == bindparam("namespace")).scalar_subquery()
+    unexpired = or_(c.c.expires_at.is_(None), c.c.expires_at > bindparam("now"))
+    held = and_(c.c.dedup_key == bindparam("key"), c.c.state == str(State.ACTIVE))
+    return listed().where(c.c.namespace_id == namespace, held, unexpired)
+
+
+KEYED = keyed_query()
+
+
+def by_key(session: ReadSession, principal: Principal, path: Sequence[str], key: str, now: datetime) -> Item | None:
+    """Return the live item under that key, if there is one."""
+    wanted = {"namespace": principal.namespace, "key": item_key(principal, path, key), "now": micros(now)}
+    row = session.connection.execute(KEYED, wanted).first()
+    return None if row is None else item_of(row)
+
+
+def keyed(principal: Principal, keys: Sequence[str]) -> Condition:
+    c = schema.cubes
+    return and_(owned(principal), c.c.dedup_key.in_(keys), c.c.state == str(State.ACTIVE))
+
+
+def stored_ids(session: ReadSession, principal: Principal, keys: Sequence[str], now: datetime) -> dict[str, str]:
+    """Return the cube of each of these keys (see ``item_key``) that is there and has not expired."""
+    c = schema.cubes
+    found: dict[str, str] = {}
+    for part in chunks(keys):
+        query = select(c.c.dedup_key, c.c.id).where(keyed(principal, part), live(now))
+        found.update({row.dedup_key: row.id for row in session.connection.execute(query)})
+    return found
+
+
+def stored_cube(session: ReadSession, cube_id: str) -> MemCube:
+    """Return the cube of an item that is there."""
+    row = session.connection.execute(current().where(schema.cubes.c.id == cube_id)).one()
+    return cube_of(row, session.now)
+
+
+def paths(session: ReadSession, principal: Principal, now: datetime) -> list[tuple[str, ...]]:
+    """Return the paths at which live items lie, in order."""
+    query = select(schema.cubes.c.item_path).where(below(principal, (), now)).distinct()
+    return sorted(decoded_path(text) for text in session.connection.scalars(query))
+
+
+def lapsed_ids(
+    session: ReadSession, principal: Principal, now: datetime, keys: Sequence[str] | None = None
+) -> list[str]:
+    """Return the cubes of items whose time is over: of these keys, or all of them."""
+    c = schema.cubes
+    over = and_(owned(principal), c.c.item_path.is_not(None), c.c.expires_at <= micros(now))
+    if keys is None:
+        return list(session.connection.scalars(select(c.c.id).where(over)))
+    found: list[str] = []
+    for part in chunks(keys):
+        found += session.connection.scalars(select(c.c.id).where(over, c.c.dedup_key.in_(part)))
+    return found
+
+
+# Changes
+
+
+def prolong(session: WriteSession, cube_ids: Sequence[str], now: datetime) -> dict[str, datetime]:
+    """Let the time to live of live items begin anew, and return when each of them expires now.
+
+    A read makes no version and leaves no trace in the audit.
+    """
+    c = schema.cubes
+    ends: dict[str, datetime] = {}
+    for part in chunks(cube_ids):
+        query = current().where(c.c.id.in_(part), live(now), c.c.expires_at.is_not(None))
+        for row in session.connection.execute(query).all():
+            cube = renewed(cube_of(row, now), now)
+            text, digest = headers(cube)
+            end = cube.header.governance.retention.expires_at
+            values = {"header": text, "header_digest": digest, "expires_at": micros(end)}
+            session.connection.execute(update(c).where(c.c.id == row.id).values(values))
+            if end is not None:
+                ends[row.id] = end
+    return ends
+
+
+def renewed(cube: MemCube, now: datetime) -> MemCube:
+    retention = cube.header.governance.retention.renewed(now)
+    governance = cube.header.governance.model_copy(update={"retention": retention})
+    return cube.model_copy(update={"header": cube.header.model_copy(update={"governance": governance})})
+
+
+def forget_versions(session: WriteSession, cube: MemCube) -> None:
+    """Delete the versions of an item before the one that its header calls the oldest."""
+    item = cube.header.descriptive.item
+    v = schema.versions
+    old = and_(v.c.cube_id == cube.id, v.c.version < (item.oldest if item else 1))
+    size = session.connection.scalar(select(func.sum(v.c.size_bytes)).where(old))
+    if size is not None:
+        session.connection.execute(delete(v).where(old))
+        session._changed(session._namespace_id(cube.header.governance.namespace), bytes_used=-int(size))
+
+
+def erase_items(session: WriteSession, principal: Principal, cube_ids: Sequence[str]) -> ErasedRows:
+    """Delete items with all their versions and everything made from them."""
+    return erasure.erase(session, Visibility(principal.namespace, principal.agent, principal.session), cube_ids)
