@@ -28,6 +28,8 @@ from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, Passage, WriteSession
 from memos_core.infrastructure.vault.items import item_key
+from memos_core.item import decoded_value
+from memos_core.operation.item_writing import pieces_of
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.search import NEAR_DUPLICATE, MemSearch, SearchSettings
 from memos_core.operation.words import words

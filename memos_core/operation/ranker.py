@@ -110,7 +110,8 @@ class Ranker:
 
     def placed(self, situation: Column) -> Column:
         """Return a situation in units of those that the table was learned on, and no further out than them."""
-        return np.clip((situation - self.centre) / self.scale, -BOUND, BOUND)
+        placed: Column = np.clip((situation - self.centre) / self.scale, -BOUND, BOUND)
+        return placed
 
     def rank(self, signals: NDArray[np.float32], situation: Column) -> Ranking:
         """Return the scores of passages from their signals, shape ``[passages, signals]``."""

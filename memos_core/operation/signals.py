@@ -53,6 +53,9 @@ FRESH_DAYS = 30.0
 EARLY_DAYS, LATE_DAYS = 1.5, 7.0
 """What happened is mostly told within a week after, hardly before."""
 
+LEAST_BM25, LEAST_COSINE = 0.25, 0.25
+"""Differences below these tell nothing: one common word, or what two unrelated texts happen to have in common."""
+
 EVENT_TOLD = 0.6
 """Share of an event's words that a turn must hold to be the one that tells of it."""
 
@@ -143,8 +146,8 @@ def word_signals(question: Question, survey: Survey, beside: Beside) -> dict[str
     """Signals of words and meaning: of the passage, of what stands around it, and of its session."""
     counts, lengths = survey.counts, survey.rows["length"].astype(np.float32)
     idf = idf_of(counts)
-    own = stretched(bm25_matrix(counts, lengths, idf))
-    window = stretched(bm25_matrix(beside.around(counts), beside.around(lengths), idf))
+    own = of_best(bm25_matrix(counts, lengths, idf))
+    window = of_best(bm25_matrix(beside.around(counts), beside.around(lengths), idf))
     near = known(survey.similarity)
     meaning, around = stretched(near), stretched(beside.around(near, 0.5))
     both = np.float32(0.5) * (own + meaning)
@@ -214,12 +217,15 @@ def situation_of(question: Question, survey: Survey) -> Column:
     )
 
 
-def stretched(values: Column) -> Column:
-    """Return ``values`` stretched to [0, 1]; all equal become 1, or 0 if they are 0."""
-    low, high = float(values.min()), float(values.max())
-    if high - low <= 1e-9:
-        return np.full_like(values, 1.0 if high > 0 else 0.0)
-    return (values - np.float32(low)) / np.float32(high - low)
+def of_best(scores: Column) -> Column:
+    """Return BM25 scores as shares of the best one."""
+    return scores / np.float32(max(float(scores.max()), LEAST_BM25))
+
+
+def stretched(similarity: Column) -> Column:
+    """Return similarities stretched to [0, 1], unless all are much alike."""
+    low, high = float(similarity.min()), float(similarity.max())
+    return (similarity - np.float32(low)) / np.float32(max(high - low, LEAST_COSINE))
 
 
 def known(similarity: Column) -> Column:

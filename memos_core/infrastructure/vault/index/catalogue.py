@@ -195,6 +195,7 @@ def described(key: tuple[int, str]) -> Any:
         p.c.namespace_id == key[0],
         p.c.collection == key[1],
         c.c.collection.is_(None),
+        c.c.item_path.is_(None),
         c.c.type == str(MemoryType.PLAINTEXT),
     )
     return query.select_from(joined).where(*own).order_by(p.c.id)
