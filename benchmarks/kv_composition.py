@@ -26,7 +26,8 @@ from memos_core.engine.generate import build
 from memos_core.engine.kv.calibration import compare, fact_block
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
-from memos_core.engine.resolve import KVRules, Work, resolve
+from memos_core.engine.resolve import KVRules, resolve
+from memos_core.engine.work import Work
 from memos_core.records import InjectionPlan, Message
 from memos_core.render import MemoryBlock
 from memos_core.testing.models import DictActivations, tiny_model

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_core.address import Address, address_of, scope_at
     from memos_core.binding import Binding, resolve_scope
     from memos_core.collection import Collection
     from memos_core.conversation import Conversation, Remember
@@ -33,10 +34,13 @@ if TYPE_CHECKING:
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.items import Items
     from memos_core.interface.reader import as_messages
+    from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
+    from memos_core.operation.resolving import Resolution
     from memos_core.records import (
         Erasure,
         Hit,
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
+    "Address": "memos_core.address",
     "AllOf": "memos_core.filters",
     "AnyOf": "memos_core.filters",
     "Binding": "memos_core.binding",
@@ -82,6 +87,7 @@ HOMES = {
     "InjectionPlan": "memos_core.records",
     "Item": "memos_core.item",
     "ItemIndex": "memos_core.operation.items",
+    "ItemTransaction": "memos_core.operation.item_writing",
     "Items": "memos_core.interface.items",
     "Job": "memos_core.infrastructure.vault",
     "JobSettings": "memos_core.operation.jobs",
@@ -103,20 +109,25 @@ HOMES = {
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
+    "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
     "ToolCall": "memos_core.tools",
     "Turn": "memos_core.records",
     "Usage": "memos_core.records",
+    "address_of": "memos_core.address",
     "Where": "memos_core.filters",
     "as_messages": "memos_core.interface.reader",
+    "extractive_summary": "memos_core.interface.summary",
     "parse_where": "memos_core.filters",
     "resolve_scope": "memos_core.binding",
+    "scope_at": "memos_core.address",
 }
 """Where each public name lives; it is imported when it is first asked for."""
 
 __all__ = [
+    "Address",
     "AllOf",
     "AnyOf",
     "Binding",
@@ -141,6 +152,7 @@ __all__ = [
     "InjectionPlan",
     "Item",
     "ItemIndex",
+    "ItemTransaction",
     "Items",
     "Job",
     "JobSettings",
@@ -163,6 +175,7 @@ __all__ = [
     "Remember",
     "Reply",
     "ReplyChunk",
+    "Resolution",
     "Scope",
     "State",
     "ToolCall",
@@ -170,9 +183,12 @@ __all__ = [
     "Usage",
     "Where",
     "__version__",
+    "address_of",
     "as_messages",
+    "extractive_summary",
     "parse_where",
     "resolve_scope",
+    "scope_at",
 ]
 
 

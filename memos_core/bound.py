@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memos_core.delegation import of_layer
 from memos_core.engine.base import Engine
 from memos_core.operation.background import Background
 from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator
+from memos_core.operation.snapshots import MemSnapshots
 from memos_core.principal import Principal
 from memos_core.twins import in_thread
 
@@ -20,6 +24,14 @@ __all__ = ["BoundScope"]
 
 def lifecycle(layers: Layers) -> MemLifecycle:
     return layers.lifecycle
+
+
+def merging(layers: Layers) -> MemMerging:
+    return layers.merging
+
+
+def time_machine(layers: Layers) -> MemSnapshots:
+    return layers.snapshots
 
 
 def operator(layers: Layers) -> MemOperator:
@@ -50,8 +62,17 @@ class BoundScope:
         return self._principal.session
 
     @property
+    def path(self) -> Path:
+        """The folder of the vault, absolute."""
+        return self._layers.vault.root
+
+    @property
     def engine(self) -> Engine | None:
         return self._layers.engine
+
+    def now(self) -> datetime:
+        """Return the time by the vault's clock."""
+        return self._layers.governance.clock.now()
 
     def __repr__(self) -> str:
         return f"Scope(user={self.user!r}, agent={self.agent!r}, session={self.session!r})"
@@ -63,14 +84,36 @@ class BoundScope:
     history = of_layer(lifecycle, MemLifecycle.history)
     freeze = of_layer(lifecycle, MemLifecycle.freeze)
     archive = of_layer(lifecycle, MemLifecycle.archive)
+    renew = of_layer(lifecycle, MemLifecycle.renew)
+    diff = of_layer(lifecycle, MemLifecycle.diff)
     link = of_layer(operator, MemOperator.link)
+    merge = of_layer(merging, MemMerging.merge)
+    split = of_layer(merging, MemMerging.split)
+    revert = of_layer(merging, MemMerging.revert)
 
     aupdate = in_thread(update)
     arollback = in_thread(rollback)
     ahistory = in_thread(history)
     afreeze = in_thread(freeze)
     aarchive = in_thread(archive)
+    arenew = in_thread(renew)
+    adiff = in_thread(diff)
     alink = in_thread(link)
+    amerge = in_thread(merge)
+    asplit = in_thread(split)
+    arevert = in_thread(revert)
+
+    # Time machine
+
+    snapshot = of_layer(time_machine, MemSnapshots.snapshot)
+    snapshots = of_layer(time_machine, MemSnapshots.snapshots)
+    restore = of_layer(time_machine, MemSnapshots.restore)
+    drop_snapshot = of_layer(time_machine, MemSnapshots.drop_snapshot)
+
+    asnapshot = in_thread(snapshot)
+    asnapshots = in_thread(snapshots)
+    arestore = in_thread(restore)
+    adrop_snapshot = in_thread(drop_snapshot)
 
     # Background work
 

@@ -8,6 +8,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     │   ├── InvalidName                        a malformed user, agent, session or collection name
     │   ├── InvalidMemory                      an empty, oversized, binary or otherwise unusable memory
     │   ├── InvalidFile                        a file that cannot be read as what it should be
+    │   ├── IllegalTransition                  a memory cannot go from its state to the one asked for
     │   └── ScopeConflict                      an argument reaches outside the scope that it is used on
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
@@ -30,6 +31,7 @@ keeps working, and carries what a program needs to act on it as attributes.
         ├── EngineMissing                      the call needs an engine and none was given
         ├── ModelNotFound (FileNotFoundError)  no model at that path, and it cannot be fetched
         ├── ContextOverflow (ValueError)       the prompt does not fit the model's context window
+        ├── AdapterMismatch (ValueError)       the adapter was made for another model
         ├── DeviceMemoryExceeded (MemoryError) the request does not fit the memory of the device
         ├── InjectionUnavailable               ``strict=True`` and a memory could not go in as asked
         ├── UnsupportedOption (ValueError)     the engine cannot do what was asked
@@ -41,6 +43,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AdapterMismatch",
     "BlobDamaged",
     "ContextOverflow",
     "CubeConflict",
@@ -52,6 +55,7 @@ __all__ = [
     "EngineMissing",
     "GateFailed",
     "GenerationCancelled",
+    "IllegalTransition",
     "InjectionUnavailable",
     "InvalidFile",
     "InvalidInput",
@@ -120,6 +124,20 @@ class InvalidFile(InvalidInput):
 
 class ScopeConflict(InvalidInput):
     """An argument names a user, agent or session other than the one that the scope is bound to."""
+
+
+class IllegalTransition(InvalidInput):
+    """A memory cannot go from the state that it is in to the one asked for.
+
+    Attributes:
+        cube_id: The memory.
+        state: The state that it is in.
+    """
+
+    def __init__(self, cube_id: str, state: str, advice: str) -> None:
+        super().__init__(f"memory {cube_id} is {state}: {advice}")
+        self.cube_id = cube_id
+        self.state = state
 
 
 class CubeNotFound(MemosError, KeyError):
@@ -292,6 +310,18 @@ class ContextOverflow(EngineError, ValueError):
         )
         self.needed = needed
         self.window = window
+
+
+class AdapterMismatch(EngineError, ValueError):
+    """An adapter does not fit the engine's model, or was made for other weights.
+
+    Attributes:
+        adapter: Its cube id or name.
+    """
+
+    def __init__(self, adapter: str, reason: str) -> None:
+        super().__init__(f"adapter {adapter} cannot be used with this model: {reason}")
+        self.adapter = adapter
 
 
 class DeviceMemoryExceeded(EngineError, MemoryError):

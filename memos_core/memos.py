@@ -28,10 +28,12 @@ from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.items import ItemIndex, ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator, passages_of
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
+from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.principal import Principal, principal_of
@@ -52,6 +54,8 @@ class Layers:
     operator: MemOperator
     scheduler: MemScheduler
     lifecycle: MemLifecycle
+    merging: MemMerging
+    snapshots: MemSnapshots
     chat: ChatPipeline
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
@@ -62,6 +66,10 @@ class Layers:
     background: Background
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
+
+
+OPEN: WeakSet[MemOS] = WeakSet()
+"""The handles of this process, so that saved state finds the vault that it belongs to."""
 
 
 class MemOS:
@@ -77,6 +85,7 @@ class MemOS:
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
         self._worker = Worker(layers.jobs, tasks_of(layers))
+        OPEN.add(self)
 
     @classmethod
     def open(
@@ -168,6 +177,16 @@ class MemOS:
     @property
     def engine(self) -> Engine | None:
         return self._layers.engine
+
+    @property
+    def path(self) -> Path:
+        """The folder of the vault, absolute."""
+        return self._layers.vault.root
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle can no longer be used here: it was closed, or inherited through a fork."""
+        return self._layers.vault.closed
 
     def users(self) -> list[str]:
         """Return the users that have memory here, sorted. For administration: no scope can do this."""
@@ -318,6 +337,8 @@ def wire(
         operator=operator,
         scheduler=scheduler,
         lifecycle=lifecycle,
+        merging=MemMerging(vault, governance, operator),
+        snapshots=MemSnapshots(vault, governance, ids),
         chat=chat,
         engine=engine,
         activations=activations,

@@ -274,6 +274,7 @@ class InjectionPlan:
         budget_tokens: The budget that was kept.
         notes: What the engine did with the prompt as a whole: prefix reused, built, fallback and its reason.
         prefix_cube_id: The activation cube whose KV served, if any.
+        adapter_cube_ids: The parametric cubes whose adapters acted.
     """
 
     inject: Inject
@@ -282,6 +283,7 @@ class InjectionPlan:
     budget_tokens: int = 0
     notes: tuple[str, ...] = ()
     prefix_cube_id: str | None = None
+    adapter_cube_ids: tuple[str, ...] = ()
 
     @property
     def cube_ids(self) -> tuple[str, ...]:
@@ -309,6 +311,8 @@ class Usage:
         completion_tokens: Tokens of the reply.
         ttft_seconds: From the start of the engine's work on the request to the first token.
         total_seconds: To the last token.
+        carried_tokens: What the prompt no longer carries: tokens of the memories that adapters carried instead, as the
+            plan counts them. They are not among ``prompt_tokens``.
     """
 
     prompt_tokens: int = 0
@@ -316,6 +320,7 @@ class Usage:
     completion_tokens: int = 0
     ttft_seconds: float = 0.0
     total_seconds: float = 0.0
+    carried_tokens: int = 0
 
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -350,10 +355,13 @@ class Reply:
             "inject": self.plan.inject,
             "cube_ids": list(self.plan.cube_ids),
             "placed": {m.cube.id: str(m.placed or m.preferred) for m in self.plan.memories},
+            "reasons": {m.cube.id: m.reason for m in self.plan.memories},
             "prefix_cube_id": self.plan.prefix_cube_id,
+            "adapter_cube_ids": list(self.plan.adapter_cube_ids),
             "notes": list(self.plan.notes),
             "prompt_tokens": self.usage.prompt_tokens,
             "memory_tokens": self.usage.memory_tokens,
+            "carried_tokens": self.usage.carried_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "ttft_seconds": self.usage.ttft_seconds,
             "total_seconds": self.usage.total_seconds,

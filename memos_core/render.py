@@ -14,7 +14,7 @@ chat, and a stored KV prefix serves all of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,6 +111,17 @@ class MemoryBlock:
         heading = self.text[: self.starts[0]]
         text = heading + self.text[self.starts[index] : self.ends[index]]
         return MemoryBlock(text=text, ends=(len(text),), cube_ids=(self.cube_ids[index],))
+
+    def only(self, cube_ids: Collection[str]) -> MemoryBlock:
+        """Return the block of these memories alone, in the same order."""
+        text = self.text.partition("\n")[0]
+        ends = []
+        for cube_id, start, end in zip(self.cube_ids, self.starts, self.ends, strict=True):
+            if cube_id in cube_ids:
+                text += "\n" + self.text[start:end]
+                ends.append(len(text))
+        kept = tuple(cube_id for cube_id in self.cube_ids if cube_id in cube_ids)
+        return MemoryBlock(text=text, ends=tuple(ends), cube_ids=kept) if kept else MemoryBlock()
 
 
 def render_memory(cube: MemCube, template: NotesTemplate = NOTES_V1) -> str:

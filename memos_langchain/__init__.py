@@ -14,27 +14,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_langchain.callbacks import MemosCallbackHandler
     from memos_langchain.chat_models import ChatMemos
     from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
+    from memos_langchain.store import MemosStore
+    from memos_langchain.summarization import MemosSummarizer
     from memos_langchain.tools import create_memory_tools
     from memos_langchain.vectorstores import MemosVectorStore
 
 HOMES = {
     "ChatMemos": "chat_models",
+    "MemosCallbackHandler": "callbacks",
     "MemosEmbeddings": "embeddings",
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
+    "MemosSummarizer": "summarization",
+    "MemosStore": "store",
     "MemosVectorStore": "vectorstores",
     "create_memory_tools": "tools",
 }
 
 __all__ = [
     "ChatMemos",
+    "MemosCallbackHandler",
     "MemosEmbeddings",
     "MemosMiddleware",
     "MemosRetriever",
+    "MemosStore",
+    "MemosSummarizer",
     "MemosVectorStore",
     "create_memory_tools",
 ]

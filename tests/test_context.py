@@ -73,8 +73,8 @@ def test_the_arguments_of_a_context_are_checked(ada: Scope) -> None:
             ada.context(**arguments)  # type: ignore[arg-type]
 
 
-def test_user_and_assistant_are_remembered_and_the_rest_of_a_chat_is_not(ada: Scope, clock: FakeClock) -> None:
-    receipts = ada.remember(
+def test_user_and_assistant_are_worth_remembering_and_the_rest_of_a_chat_is_not() -> None:
+    turns = chat_turns(
         [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "I moved to Porto."},
@@ -83,22 +83,14 @@ def test_user_and_assistant_are_remembered_and_the_rest_of_a_chat_is_not(ada: Sc
             {"role": "tool", "content": "42"},
             {"role": "user", "content": "It rains.", "name": "Ben"},
         ],
+        user="ada",
+        assistant="scout",
         session="s9",
-        speaker="scout",
     )
-    assert len(receipts) == 3
-    cubes = [ada.get(receipt.cube_id) for receipt in receipts if receipt.cube_id]
-    assert [cube.speaker for cube in cubes] == ["ada", "scout", "Ben"]
-    assert {cube.header.descriptive.source.session for cube in cubes} == {"s9"}
-    assert [cube.header.descriptive.kind for cube in cubes] == ["turn", "reply", "turn"]
-    assert cubes[0].at == clock.now()
-
-
-def test_remembering_the_same_messages_twice_stores_them_once(ada: Scope) -> None:
-    chat = [{"role": "user", "content": "I moved to Porto."}]
-    assert ada.remember(chat)[0].outcome == "committed"
-    assert ada.remember(chat)[0].outcome == "duplicate"
-    assert ada.remember([]) == []
+    assert [turn.speaker for turn in turns] == ["ada", "scout", "Ben"]
+    assert {turn.session for turn in turns} == {"s9"}
+    assert [turn.kind for turn in turns] == ["turn", "reply", "turn"]
+    assert chat_turns([], user="ada") == []
 
 
 def test_recalled_memory_is_not_remembered_again(ada: Scope) -> None:
@@ -118,8 +110,3 @@ def test_a_mark_that_names_no_memory_stays_and_stops_the_search() -> None:
     messages, call = unmarked([recalled, asked], ChatCall())
     assert (messages, call.memory_ids) == ([asked], ["one"])
     assert unmarked([Message(role="user", content="Hi")], ChatCall())[1].memory_ids is None
-
-
-async def test_the_async_twin_remembers_too(ada: Scope) -> None:
-    receipts = await ada.aremember([{"role": "user", "content": "I moved to Porto."}])
-    assert [receipt.outcome for receipt in receipts] == ["committed"]

@@ -42,7 +42,7 @@ def test_the_plan_tells_served_from_built_and_text() -> None:
         for name in ("text", "lora", "auto")
     }
     assert reasons["text"] == "chosen; as text: text was asked for"
-    assert reasons["lora"] == "chosen; as text: no adapter"
+    assert reasons["lora"] == "chosen; as text: no adapter carries it"
     assert reasons["auto"] == "chosen; as text: no stored KV covers it"
     assert "built in this request" in runner.generate(ask("kv", memories, store=store)).plan.memories[0].reason
     assert "served from stored KV" in runner.generate(ask("auto", memories, store=store)).plan.memories[0].reason
@@ -231,7 +231,7 @@ DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_thet
 
 def test_a_model_whose_kv_cannot_be_stored_says_so_and_takes_text() -> None:
     memories, runner = cubes(), engine(**DYNAMIC)
-    assert runner.capabilities.placements == {Placement.TEXT}
+    assert runner.capabilities.placements == {Placement.TEXT, Placement.LORA}
     assert "dynamic NTK" in str(runner.capabilities.refusal)
     reply = runner.generate(ask("kv", memories, store=DictActivations()))
     assert "dynamic NTK" in reply.plan.memories[0].reason

@@ -17,7 +17,7 @@ from memos_core.engine import HFEngine
 from memos_core.engine.generate import Session
 from memos_core.engine.kv.shared import SharedPrefixCache
 from memos_core.engine.loading import LoadedModel, MemorySource
-from memos_core.engine.resolve import Reuse
+from memos_core.engine.work import Reuse
 from memos_core.testing.models import DictActivations, tiny_model
 
 

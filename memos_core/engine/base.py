@@ -13,13 +13,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from memos_core.cube import ActivationPayload
+from memos_core.cube import ActivationPayload, ParametricPayload
 from memos_core.records import InjectionPlan, Message, Placement, Reply, ReplyChunk
 from memos_core.render import MemoryBlock
 from memos_core.tools import ToolChoice
 
 __all__ = [
     "ActivationStore",
+    "AdapterChoice",
+    "BlobReader",
     "BuiltActivation",
     "BuiltAdapter",
     "Capabilities",
@@ -121,16 +123,31 @@ class BuiltAdapter:
     scope: Literal["tail", "full"] = "tail"
 
 
-class ActivationStore(Protocol):
-    """The KV caches that one scope may use. Implemented by the operation layer; thread-safe."""
+@dataclass(frozen=True, slots=True)
+class AdapterChoice:
+    """An adapter that a request may use.
+
+    Attributes:
+        cube_id: Its cube.
+        payload: Where its tensors lie, and which model it fits.
+        carries: The memories that it was made from, whose text the prompt needs no more.
+        weight: How strongly it acts.
+        named: Whether the caller asked for this very one; it is then used or refused, never passed over.
+    """
+
+    cube_id: str
+    payload: ParametricPayload
+    carries: frozenset[str] = frozenset()
+    weight: float = 1.0
+    named: bool = False
+
+
+class BlobReader(Protocol):
+    """The tensors that one scope may read. Implemented by the operation layer; thread-safe."""
 
     @property
     def owner(self) -> str:
-        """Identity of the namespace; caches kept in memory are never shared across owners."""
-        ...
-
-    def find(self, fingerprint: str) -> Sequence[StoredActivation]:
-        """Return the live KV caches of that fingerprint, asked anew for each request (one may be forgotten)."""
+        """Identity of the namespace; tensors kept in memory are never shared across owners."""
         ...
 
     def read(self, address: str) -> bytes:
@@ -141,12 +158,20 @@ class ActivationStore(Protocol):
         """
         ...
 
-    def publish(self, built: BuiltActivation) -> str | None:
-        """Keep a KV cache; return the id of its cube, or None where one of its memories is gone by now."""
+    def refuse(self, cube_id: str, reason: str) -> None:
+        """Take damaged or forged tensors out of use; they are rebuilt from their text when they are wanted again."""
         ...
 
-    def refuse(self, cube_id: str, reason: str) -> None:
-        """Take a damaged or forged KV cache out of use; it is rebuilt from its text when it is wanted again."""
+
+class ActivationStore(BlobReader, Protocol):
+    """The KV caches that one scope may use."""
+
+    def find(self, fingerprint: str) -> Sequence[StoredActivation]:
+        """Return the live KV caches of that fingerprint, asked anew for each request (one may be forgotten)."""
+        ...
+
+    def publish(self, built: BuiltActivation) -> str | None:
+        """Keep a KV cache; return the id of its cube, or None where one of its memories is gone by now."""
         ...
 
 
@@ -163,6 +188,8 @@ class EngineRequest:
         strict: Raise instead of falling back to text.
         tools: What the model may call, in OpenAI's form; see ``as_tools``.
         tool_choice: Whether it must.
+        adapters: Adapters that it may use, the preferred ones first.
+        blobs: Where their tensors are read.
     """
 
     messages: Sequence[Message]
@@ -173,6 +200,8 @@ class EngineRequest:
     strict: bool = False
     tools: Sequence[dict[str, Any]] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    adapters: Sequence[AdapterChoice] = ()
+    blobs: BlobReader | None = None
 
     @property
     def shown_tools(self) -> Sequence[dict[str, Any]]:
@@ -187,6 +216,11 @@ class Engine(ABC):
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What this engine can do. May load the model's configuration, never its weights."""
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Digest of what an adapter of this model fits; None: this engine takes no adapters. May load the model."""
+        return None
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -213,8 +247,13 @@ class Engine(ABC):
         """``stream`` for asyncio: the event loop is never blocked; cancelling the task cancels the request."""
 
     @abstractmethod
-    def prefill(self, block: MemoryBlock, activations: ActivationStore) -> BuiltActivation:
+    def prefill(
+        self, block: MemoryBlock, activations: ActivationStore, *, adapters: Sequence[AdapterChoice] = ()
+    ) -> BuiltActivation:
         """Compute the KV of the prompt prefix that holds ``block``, as every chat with these memories begins.
+
+        Args:
+            adapters: Those under which it is computed. Only one that acts on every token makes a difference.
 
         Raises:
             InjectionUnavailable: This model's KV cannot be stored; the reason is named.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,14 @@ from memos_core.engine.kv.codec import KVBlob, TokenIds
 from memos_core.engine.kv.shared import SharedPrefixCache
 from memos_core.engine.kv.twin import twin
 from memos_core.engine.loading import LoadedModel
-from memos_core.engine.resolve import Reuse, Work
+from memos_core.engine.lora.plan import LoRAPlan, applied, hooked
 from memos_core.engine.sampling import Sampler
 from memos_core.engine.together import NextToken, joinable
+from memos_core.engine.work import Reuse, Work
 from memos_core.records import FinishReason
 from memos_core.tools import CallWatch, ToolCall, tool_name
 
-__all__ = ["Outcome", "Session", "build", "generate"]
+__all__ = ["Outcome", "Session", "build", "generate", "prefill"]
 
 PREFILL_TOKENS = 512
 """Positions computed between two looks at cancellations and at other requests."""
@@ -58,6 +60,7 @@ class Session:
 
     Args:
         snapshots: Whether ``snapshot`` is to be taken, for which the cache must hold every token itself.
+        lora: The adapters that act; their hooks must be on the model.
 
     Attributes:
         model: The model, or a twin of it that reads a stored prefix where it lies.
@@ -65,8 +68,17 @@ class Session:
         logits: Of the last position, ``[vocabulary]``.
     """
 
-    def __init__(self, loaded: LoadedModel, reuse: Reuse, token_ids: Sequence[int], *, snapshots: bool) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        reuse: Reuse,
+        token_ids: Sequence[int],
+        *,
+        snapshots: bool,
+        lora: LoRAPlan | None = None,
+    ) -> None:
         self.loaded = loaded
+        self.lora = lora
         self.model = loaded.model
         self.token_ids = list(token_ids[: reuse.length])
         self.logits: Any = None
@@ -125,7 +137,9 @@ class Session:
         """Compute further positions. The model makes its own masks and positions from the length of the cache."""
         self.token_ids += token_ids
         unseen = token_ids if self.cache is not None else self.token_ids
-        output = self.model(input_ids=torch.tensor([list(unseen)], device=self.model.device), **self.options)
+        first = len(self.token_ids) - len(unseen)
+        with applied(self.lora, first, len(unseen)):
+            output = self.model(input_ids=torch.tensor([list(unseen)], device=self.model.device), **self.options)
         self.logits = output.logits[0, -1]
 
     def snapshot(self, token_ids: TokenIds, fingerprint: str) -> KVBlob | None:
@@ -133,11 +147,23 @@ class Session:
         return snapshot(self.cache, token_ids, fingerprint, layer_types(self.model.config))
 
 
+def hooks(loaded: LoadedModel, work: Work) -> AbstractContextManager[None]:
+    """Keep the hooks on the model that the adapters of ``work`` need; none for a request without any."""
+    return nullcontext() if work.lora is None else hooked(loaded.model, work.lora)
+
+
+def prefill(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[KVBlob | None, float]]:
+    """Compute the prefix that ``work`` asks for and return its cache and the seconds it took."""
+    with hooks(loaded, work):
+        _, blob, seconds = yield from build(loaded, work)
+    return blob, seconds
+
+
 def build(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[Session, KVBlob | None, float]]:
     """Compute up to ``work.build_to`` and return the session, the cache there and the seconds it took."""
     started = time.perf_counter()
     keeps = bool(work.build_to) or work.recipe is not None
-    session = Session(loaded, work.reuse, work.prompt.token_ids, snapshots=keeps)
+    session = Session(loaded, work.reuse, work.prompt.token_ids, snapshots=keeps, lora=work.lora)
     if work.recipe is not None:
         session.keep((yield from assemble(loaded.model, work.recipe, work.prompt.token_ids)))
         session.token_ids = list(work.prompt.token_ids[: work.recipe.tokens])
@@ -152,6 +178,11 @@ def build(loaded: LoadedModel, work: Work) -> Generator[str, None, tuple[Session
 
 def generate(loaded: LoadedModel, work: Work) -> Generator[str | NextToken, None, Outcome]:
     """Yield the reply in pieces, some of them empty, most with a step to take together; return the outcome."""
+    with hooks(loaded, work):
+        return (yield from write(loaded, work))
+
+
+def write(loaded: LoadedModel, work: Work) -> Generator[str | NextToken, None, Outcome]:
     started = time.perf_counter()
     session, built, build_seconds = yield from build(loaded, work)
     yield from session.prefill(work.prompt.token_ids[len(session.token_ids) :])

@@ -15,14 +15,24 @@ from typing import Any, Literal
 
 import torch
 
-from memos_core.engine.base import ActivationStore, BuiltActivation, Capabilities, Engine, EngineRequest
+from memos_core.engine.base import (
+    ActivationStore,
+    AdapterChoice,
+    BuiltActivation,
+    Capabilities,
+    Engine,
+    EngineRequest,
+)
 from memos_core.engine.compose import ComposePolicy, Composer, Mode
-from memos_core.engine.generate import Outcome, build, generate
+from memos_core.engine.generate import Outcome, generate, prefill
 from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
+from memos_core.engine.lora.bank import AdapterBank
+from memos_core.engine.lora.serve import adapt
 from memos_core.engine.prompt import PROBE
-from memos_core.engine.resolve import KVRules, Work, affordable, find_prefix, kv_refusal, resolve, room, settle
+from memos_core.engine.resolve import KVRules, affordable, find_prefix, kv_refusal, resolve, room, settle
+from memos_core.engine.work import Work
 from memos_core.engine.worker import Done, Failed, Piece, Worker
 from memos_core.errors import InjectionUnavailable, InvalidInput, VaultError
 from memos_core.records import InjectionPlan, Placement, Reply, ReplyChunk, Usage
@@ -31,6 +41,7 @@ from memos_core.render import MemoryBlock
 __all__ = ["HFEngine"]
 
 DEFAULT_KV_BYTES = 2 * 2**30
+DEFAULT_ADAPTER_BYTES = 2**28
 Event = Piece | Done | Failed
 KVCodec = Literal["raw", "int8", "int4", "fp8"]
 
@@ -50,6 +61,7 @@ class HFEngine(Engine):
         compose: What to do with KV that was stored for each memory alone; see ``ComposePolicy``.
         max_request_bytes: Most bytes of the device's memory that one request may take besides stored KV; None: what is
             free. A request that needs more is refused with ``DeviceMemoryExceeded`` before anything is computed.
+        adapter_memory_bytes: Budget for adapters that are kept loaded between requests.
 
     Raises:
         InvalidInput: There is no such codec, or no such way to compose.
@@ -63,11 +75,13 @@ class HFEngine(Engine):
         kv_codec: KVCodec = "raw",
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
+        adapter_memory_bytes: int = DEFAULT_ADAPTER_BYTES,
     ) -> None:
         self._loaded = loaded
         self._max_request_bytes = max_request_bytes
         self._codec = codec_for(kv_codec)
         self._kv_memory_bytes = kv_memory_bytes
+        self._bank = AdapterBank(adapter_memory_bytes)
         self._composer = Composer(compose if isinstance(compose, ComposePolicy) else ComposePolicy(compose))
         self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
         self._prefix_cache: PrefixCache | None = None
@@ -147,13 +161,17 @@ class HFEngine(Engine):
     @property
     def capabilities(self) -> Capabilities:
         refusal = self._loaded.refusal
-        placements = {Placement.TEXT} if refusal else {Placement.TEXT, Placement.KV}
+        placements = {Placement.TEXT, Placement.LORA} if refusal else set(Placement)
         return Capabilities(self._loaded.name, self._loaded.context_window, frozenset(placements), refusal)
 
     @property
     def fingerprint(self) -> str:
         """Digest of what this engine's KV depends on besides the tokens. Loads the model."""
         return self._loaded.fingerprint
+
+    @property
+    def base_fingerprint(self) -> str:
+        return self._loaded.base_fingerprint
 
     def encode(self, text: str) -> list[int]:
         return list(self._loaded.tokens.encode(text)[0])
@@ -182,12 +200,13 @@ class HFEngine(Engine):
             ticket.cancel()
         yield ReplyChunk("", await asyncio.to_thread(self._finish, work, item.value))
 
-    def prefill(self, block: MemoryBlock, activations: ActivationStore) -> BuiltActivation:
+    def prefill(
+        self, block: MemoryBlock, activations: ActivationStore, *, adapters: Sequence[AdapterChoice] = ()
+    ) -> BuiltActivation:
         if not block.text:
             raise InvalidInput("there is no memory to compute the KV of")
-        work = self._prefill_work(block, activations)
-        session, blob, seconds = self._run(build(self._loaded, work))
-        del session
+        work = self._prefill_work(block, activations, adapters)
+        blob, seconds = self._run(prefill(self._loaded, work))
         if blob is None:
             raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, "the model's cache lost tokens of it"))
         if not self._storable(blob):
@@ -197,16 +216,19 @@ class HFEngine(Engine):
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         if self._prefix_cache is not None:  # forgetting must not need a model that was never loaded
             self._prefixes().drop(owner, cube_ids)
+        self._bank.drop(owner, cube_ids)
 
     def close(self) -> None:
         self._worker.close()
         self._prefix_cache = None
+        self._bank = AdapterBank(self._bank.max_bytes)
 
     def _prefixes(self) -> PrefixCache:
         if self._pid != os.getpid():
             # Locks that other threads held at the fork stay locked for ever in the child.
             self._loaded.after_fork()
             self._lock, self._prefix_cache, self._pid = threading.Lock(), None, os.getpid()
+            self._bank = AdapterBank(self._bank.max_bytes)
         window = self._loaded.window
         with self._lock:
             if self._prefix_cache is None:
@@ -218,9 +240,11 @@ class HFEngine(Engine):
         _ = self._loaded.refusal or self._loaded.batch_refusal  # likewise what is found out by computing a little
         decide = partial(self._composer.verdict, self._loaded, self._run) if self._composer.approximate else None
         rules = KVRules(self._codec.name, self._composer.policy.mode, decide, self._max_request_bytes)
-        return resolve(self._loaded, self._prefixes(), request, rules)
+        return resolve(self._loaded, self._prefixes(), request, rules, bank=self._bank)
 
-    def _prefill_work(self, block: MemoryBlock, activations: ActivationStore) -> Work:
+    def _prefill_work(
+        self, block: MemoryBlock, activations: ActivationStore, adapters: Sequence[AdapterChoice]
+    ) -> Work:
         refusal = kv_refusal(self._loaded)
         prompt = self._loaded.prompts.build([PROBE], block)
         if refusal is None and not prompt.memory_end:
@@ -231,11 +255,20 @@ class HFEngine(Engine):
         token_ids = as_token_ids(prompt.token_ids)
         room(self._loaded, len(token_ids), 1)
         affordable(self._loaded, self._prefixes(), len(token_ids), self._max_request_bytes)
-        mark = self._loaded.fingerprint
+        request = EngineRequest(
+            messages=(),
+            plan=InjectionPlan(inject="kv"),
+            block=block,
+            activations=activations,
+            adapters=adapters,
+            blobs=activations,
+        )
+        adapted = adapt(self._loaded, self._bank, request)
+        mark = adapted.mark(self._loaded)
         exact = not self._codec.approximate
         reuse = find_prefix(self._loaded, self._prefixes(), activations, mark, token_ids, exact=exact)
-        request = EngineRequest(messages=(), plan=InjectionPlan(inject="kv"), block=block, activations=activations)
-        return Work(request, prompt, token_ids, reuse, len(token_ids), 1, mark, "", 0.0)
+        lora = adapted.plan(len(token_ids))
+        return Work(request, prompt, token_ids, reuse, len(token_ids), 1, mark, "", 0.0, adapted=adapted, lora=lora)
 
     def _run(self, work: Generator[Any, None, Any]) -> Any:
         """Run ``work`` on the scheduling thread and return its result."""
@@ -270,6 +303,7 @@ class HFEngine(Engine):
             completion_tokens=outcome.completion_tokens,
             ttft_seconds=work.seconds + outcome.ttft_seconds,
             total_seconds=work.seconds + outcome.total_seconds + time.perf_counter() - started,
+            carried_tokens=sum(m.tokens for m in work.request.plan.memories if m.cube_id in work.adapted.carried),
         )
         return Reply(outcome.text, usage, settle(work, cube_id, notes), outcome.finish_reason, outcome.calls)
 

@@ -20,7 +20,7 @@ from transformers.utils import logging as hf_logging
 from memos_core.engine.constraint import Constraints
 from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, refusal
 from memos_core.engine.kv.cost import CostModel
-from memos_core.engine.kv.fingerprint import fingerprint, folder_digest, module_digest, weights_stamp
+from memos_core.engine.kv.fingerprint import base_fingerprint, fingerprint, folder_digest, module_digest, weights_stamp
 from memos_core.engine.kv.ragged import probe_batch
 from memos_core.engine.kv.twin import cascade_obstacle, probe_cascade
 from memos_core.engine.location import POSITIONS, UNBOUNDED, locate, positions
@@ -153,6 +153,8 @@ class LoadedModel:
         self._lock = threading.RLock()
         self._parts: dict[str, Any] = {}
         self._stamp: int | None = None
+        self._weights = ""
+        self._marks: dict[str, str] = {}
         self.costs = CostModel()
 
     @property
@@ -247,25 +249,47 @@ class LoadedModel:
     @property
     def fingerprint(self) -> str:
         """Digest of what this model's KV depends on; made anew when its weights were changed in memory."""
+        return self.fingerprint_with(())
+
+    def fingerprint_with(self, adapters: tuple[tuple[str, float, str], ...]) -> str:
+        """Return ``fingerprint`` for KV that is computed with adapters: of each its digest, weight and scope."""
+        return self._marked(
+            f"kv {adapters}",
+            lambda weights: fingerprint(
+                weights=weights,
+                config=self.model.config,
+                tokenizer=self.tokens.digest,
+                template=self.prompts.template,
+                dtype=self.model.dtype,
+                attention=str(self.model.config._attn_implementation),
+                adapters=adapters,
+            ),
+        )
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Digest of what an adapter of this model fits; made anew when the weights were changed in memory."""
+        return self._marked(
+            "base",
+            lambda weights: base_fingerprint(
+                weights=weights,
+                config=self.model.config,
+                tokenizer=self.tokens.digest,
+                template=self.prompts.template,
+            ),
+        )
+
+    def _marked(self, kind: str, make: Callable[[str], str]) -> str:
+        """Return the digest of that kind; ``make`` is given the digest of the weights where it is not known yet."""
         with self._lock:
             stamp = weights_stamp(self.model)
-            if "fingerprint" not in self._parts or stamp != self._stamp:
+            if stamp != self._stamp:
                 touched = self._stamp is not None
-                self._parts["fingerprint"] = self._fingerprint(touched)
-                self._stamp = stamp
-            made: str = self._parts["fingerprint"]
-            return made
-
-    def _fingerprint(self, touched: bool) -> str:
-        weights = module_digest(self.model) if touched else self.source.weights_digest(self.model)
-        return fingerprint(
-            weights=weights,
-            config=self.model.config,
-            tokenizer=self.tokens.digest,
-            template=self.prompts.template,
-            dtype=self.model.dtype,
-            attention=str(self.model.config._attn_implementation),
-        )
+                self._weights = module_digest(self.model) if touched else self.source.weights_digest(self.model)
+                self._stamp, self._marks = stamp, {}
+            if kind not in self._marks:
+                self._marks[kind] = make(self._weights)
+            return self._marks[kind]
 
     def after_fork(self) -> None:
         """Replace the lock: a thread that held it in the parent process does not exist in this one."""

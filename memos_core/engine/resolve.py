@@ -9,7 +9,6 @@ from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
 from memos_core.engine.compose import Decide, Mode
-from memos_core.engine.constraint import Constraint
 from memos_core.engine.grammar import grammar_for
 from memos_core.engine.kv.assembly import Chunk, Recipe
 from memos_core.engine.kv.cache import layer_types, misfit
@@ -18,75 +17,17 @@ from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.limits import ensure_room, request_bytes, token_bytes
 from memos_core.engine.loading import LoadedModel
 from memos_core.engine.location import UNBOUNDED
+from memos_core.engine.lora.bank import AdapterBank
+from memos_core.engine.lora.serve import NO_ADAPTER, NO_ADAPTERS, Adapted, adapt
 from memos_core.engine.prompt import Prompt
 from memos_core.engine.sampling import check_options
 from memos_core.engine.spans import Span, spans
+from memos_core.engine.work import Reuse, Work
 from memos_core.errors import BlobDamaged, ContextOverflow, InjectionUnavailable
 from memos_core.records import InjectionPlan, Placement, PlannedMemory
-from memos_core.render import MemoryBlock
+from memos_core.render import MemoryBlock, render_block
 
-__all__ = ["KVRules", "Reuse", "Work", "find_prefix", "kv_refusal", "resolve", "room", "settle"]
-
-
-@dataclass(frozen=True, slots=True)
-class Reuse:
-    """A stored prefix that serves a request.
-
-    Attributes:
-        stored: Its cube; None if there is none.
-        blob: Its tensors, on the model's device.
-        length: Positions taken from it.
-        notes: What was found on the way, such as damaged blobs.
-        declined: Why a stored prefix that fits was left alone; empty if none was.
-    """
-
-    stored: StoredActivation | None = None
-    blob: KVBlob | None = None
-    length: int = 0
-    notes: tuple[str, ...] = ()
-    declined: str = ""
-
-    @property
-    def approximate(self) -> bool:
-        """Whether its tensors were rounded to be stored."""
-        return self.stored is not None and self.stored.payload.codec != RAW
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A request as the scheduling thread needs it.
-
-    Attributes:
-        request: What was asked.
-        prompt: What the model reads.
-        token_ids: The same ids as an array.
-        reuse: The stored prefix that serves.
-        build_to: Positions after which the cache is kept for the store; 0: nothing is built.
-        max_tokens: Most tokens of the reply that fit.
-        fingerprint: Of the model, if KV plays a part.
-        fallback: Why memory that is not served from KV goes as text.
-        seconds: What resolving took.
-        recipe: What the prefix is put together from, approximately, where more than one chain serves. Nothing is built
-            for the store then.
-        constraint: Holds the reply to the form that was asked for.
-    """
-
-    request: EngineRequest
-    prompt: Prompt
-    token_ids: TokenIds
-    reuse: Reuse
-    build_to: int
-    max_tokens: int
-    fingerprint: str
-    fallback: str
-    seconds: float
-    recipe: Recipe | None = None
-    constraint: Constraint | None = None
-
-    @property
-    def stored_tokens(self) -> int:
-        """Positions whose keys and values come from stored KV."""
-        return self.reuse.length + (self.recipe.kept if self.recipe is not None else 0)
+__all__ = ["KVRules", "affordable", "find_prefix", "kv_refusal", "resolve", "room", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +50,21 @@ class KVRules:
 EXACT_RULES = KVRules()
 
 
-def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, rules: KVRules = EXACT_RULES) -> Work:
+def resolve(
+    loaded: LoadedModel,
+    prefixes: PrefixCache,
+    request: EngineRequest,
+    rules: KVRules = EXACT_RULES,
+    *,
+    bank: AdapterBank | None = None,
+) -> Work:
     """Decide how the memories of ``request`` enter the model. Loads it where it is not loaded yet.
 
+    Args:
+        bank: Keeps adapters loaded; None: adapters play no part.
+
     Raises:
+        AdapterMismatch: An adapter that the caller named was made for another model.
         ContextOverflow: The prompt does not fit.
         InjectionUnavailable: ``strict`` and a memory cannot enter as asked.
         InvalidInput: The form that the reply is to have is not supported.
@@ -120,7 +72,9 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, 
     started = time.perf_counter()
     check_options(request.options)
     inject = request.plan.inject
-    block = MemoryBlock() if inject == "off" else request.block
+    adapted = NO_ADAPTERS if bank is None else adapt(loaded, bank, request)
+    block = MemoryBlock() if inject == "off" else block_without(request, adapted)
+    request = replace(request, block=block)
     obstacle = kv_obstacle(loaded, request)
     refuse_if_strict(request, obstacle)
     prompt = loaded.prompts.build(request.messages, block, request.shown_tools)
@@ -130,24 +84,53 @@ def resolve(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, 
     constraint = loaded.constraints.start(grammar, max_tokens) if grammar is not None else None
     reuse, mark, build_to, recipe = Reuse(), "", 0, None
     if obstacle is None and request.activations is not None and block.text:
-        mark = loaded.fingerprint
-        reuse, recipe, build_to = serve(loaded, prefixes, request, prompt, rules)
+        mark = adapted.mark(loaded)
+        reuse, recipe, build_to = serve(loaded, prefixes, request, prompt, beside(adapted, rules), mark=mark)
     computed = len(token_ids) - reuse.length + build_to
     max_tokens = min(max_tokens, affordable(loaded, prefixes, computed, rules.max_request_bytes))
     fallback = obstacle or misplaced(prompt) or reuse.declined or "no stored KV covers it"
     if not build_to and recipe is None and reuse.length < max(prompt.memory_end, 1):
         refuse_if_strict(request, misplaced(prompt))
     seconds = time.perf_counter() - started
-    return Work(request, prompt, token_ids, reuse, build_to, max_tokens, mark, fallback, seconds, recipe, constraint)
+    lora = adapted.plan(prompt.memory_end)
+    return Work(
+        request,
+        prompt,
+        token_ids,
+        reuse,
+        build_to,
+        max_tokens,
+        mark,
+        fallback,
+        seconds,
+        recipe=recipe,
+        constraint=constraint,
+        adapted=adapted,
+        lora=lora,
+    )
+
+
+def block_without(request: EngineRequest, adapted: Adapted) -> MemoryBlock:
+    """Return the memory block of ``request`` without what adapters carry."""
+    if not adapted.carried:
+        return request.block
+    return render_block([memory.cube for memory in request.plan.memories if memory.cube_id not in adapted.carried])
+
+
+def beside(adapted: Adapted, rules: KVRules) -> KVRules:
+    """Return the rules that hold beside adapters: what is put together approximately was measured without them."""
+    return replace(rules, decide=None) if adapted.full else rules
 
 
 def serve(
-    loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, prompt: Prompt, rules: KVRules
+    loaded: LoadedModel, prefixes: PrefixCache, request: EngineRequest, prompt: Prompt, rules: KVRules, *, mark: str
 ) -> tuple[Reuse, Recipe | None, int]:
     """Return the stored prefix that serves, what goes on from it approximately, and up to where KV is to be built."""
     assert request.activations is not None
-    ids = as_token_ids(prompt.token_ids)
-    find = partial(find_prefix, loaded, prefixes, request.activations, loaded.fingerprint, ids)
+    # Behind the memory an adapter may act, so that KV of the base model must not reach further. One token is left over.
+    reach = prompt.memory_end + 1 if request.adapters else len(prompt.token_ids)
+    ids = as_token_ids(prompt.token_ids[:reach])
+    find = partial(find_prefix, loaded, prefixes, request.activations, mark, ids)
     recipe = None
     if rules.mode == "full":
         reuse = Reuse(notes=("every token is computed, as compose='full' asks",))
@@ -177,7 +160,7 @@ def kv_obstacle(loaded: LoadedModel, request: EngineRequest) -> str | None:
     if inject in {"off", "text"}:
         return "text was asked for"
     if inject == "lora":
-        return "no adapter"
+        return NO_ADAPTER
     reason = kv_refusal(loaded)
     if reason is not None:
         return f"the KV of this model cannot be reused: {reason}"
@@ -194,8 +177,7 @@ def kv_refusal(loaded: LoadedModel) -> str | None:
 
 def refuse_if_strict(request: EngineRequest, obstacle: str | None) -> None:
     asked = request.plan.inject
-    nothing_to_do = asked == "kv" and not request.block.text
-    if request.strict and obstacle is not None and asked in {"kv", "lora"} and not nothing_to_do:
+    if request.strict and obstacle is not None and asked == "kv" and request.block.text:
         raise InjectionUnavailable(asked, dict.fromkeys(request.plan.cube_ids or request.block.cube_ids, obstacle))
 
 
@@ -364,7 +346,7 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     plan = work.request.plan
     ends = dict(work.prompt.ends)
     placed = tuple(place(memory, ends.get(memory.cube_id), work, built) for memory in plan.memories)
-    notes = [*plan.notes, *work.prompt.notes, *work.reuse.notes]
+    notes = [*plan.notes, *work.prompt.notes, *work.adapted.notes, *work.reuse.notes]
     if work.reuse.stored is not None:
         kind = f" ({work.reuse.stored.payload.codec}, approximate)" if work.reuse.approximate else ""
         source = f"stored KV {work.reuse.stored.cube_id}{kind}"
@@ -377,13 +359,21 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     if built is not None:
         notes.append(f"KV of the first {work.build_to} tokens was built and kept as {built}")
     served_by = work.reuse.stored.cube_id if work.reuse.stored is not None else None
-    return replace(plan, memories=placed, notes=(*notes, *built_notes), prefix_cube_id=served_by)
+    return replace(
+        plan,
+        memories=placed,
+        notes=(*notes, *built_notes),
+        prefix_cube_id=served_by,
+        adapter_cube_ids=work.adapted.cube_ids,
+    )
 
 
 def place(memory: PlannedMemory, end: int | None, work: Work, built: str | None) -> PlannedMemory:
     if work.request.plan.inject == "off":
         return memory
-    if end is not None and end <= work.reuse.length:
+    if memory.cube_id in work.adapted.carried:
+        placed, why = Placement.LORA, f"carried by adapter {work.adapted.carried[memory.cube_id]}"
+    elif end is not None and end <= work.reuse.length:
         placed, why = Placement.KV, "served from stored KV"
     elif work.recipe is not None and end in {chunk.stop for chunk in work.recipe.chunks}:
         placed, why = Placement.KV, f"from its own stored KV by {work.recipe.method.name}, approximately"

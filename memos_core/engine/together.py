@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from memos_core.engine.kv.ragged import step
 from memos_core.engine.kv.shared import SharedPrefixCache
+from memos_core.engine.lora.plan import applied
 
 if TYPE_CHECKING:
     from memos_core.engine.generate import Session
@@ -36,7 +37,8 @@ class NextToken:
         self.piece = piece
         self.session = session
         self.token_id = token_id
-        self.key: Hashable = id(session.loaded)
+        # Steps under other adapters are another batch: their matrices would have to be joined anew for each token.
+        self.key: Hashable = (id(session.loaded), session.lora and session.lora.identity)
         self.error: Exception | None = None
 
     def take(self, steps: Sequence[NextToken]) -> None:
@@ -50,7 +52,9 @@ class NextToken:
         caches = [each.session.join() for each in steps]
         lengths = [cache.get_seq_length() for cache in caches]
         try:
-            logits = step(self.session.model, caches, [each.token_id for each in steps])
+            # Every session is past the position from which its adapters act, so the furthest one speaks for all.
+            with applied(self.session.lora, max(lengths), 1):
+                logits = step(self.session.model, caches, [each.token_id for each in steps])
         except RuntimeError:
             for each, cache, length in zip(steps, caches, lengths, strict=True):
                 cache.crop_to(length)

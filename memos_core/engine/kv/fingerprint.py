@@ -21,7 +21,7 @@ from memos_core.cube import canonical_json
 from memos_core.engine.kv.cache import layer_types
 from memos_core.engine.kv.codec import FORMAT
 
-__all__ = ["fingerprint", "folder_digest", "module_digest", "tokenizer_digest", "weights_stamp"]
+__all__ = ["base_fingerprint", "fingerprint", "folder_digest", "module_digest", "tokenizer_digest", "weights_stamp"]
 
 VOLATILE = frozenset({
     "_name_or_path", "_attn_implementation_internal", "_experts_implementation_internal", "_commit_hash",
@@ -65,6 +65,26 @@ def fingerprint(
         "adapters": [list(adapter) for adapter in adapters],
     }
     return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
+def base_fingerprint(*, weights: str, config: Any, tokenizer: str, template: str | None) -> str:
+    """Return the digest of what an adapter was made for: it does not depend on how the model computes.
+
+    The template and the tokenizer are part of it, since they decide what the model reads, and an adapter was measured
+    on that.
+    """
+    parts = {
+        "format": "memos-adapter/1",
+        "weights": weights,
+        "config": without_attention(stable_config(config)),
+        "tokenizer": tokenizer,
+        "template": template,
+    }
+    return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
+def without_attention(config: Any) -> Any:
+    return {key: value for key, value in config.items() if "attn_implementation" not in key}
 
 
 def stable_config(config: Any) -> Any:
