@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.chat_engine import MemosContextChatEngine
     from memos_llamaindex.chat_stores import MemosAsyncChatStore, MemosChatStore
     from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.events import (
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
     from memos_llamaindex.stores import MemosDocumentStore, MemosIndexStore, MemosKVStore, memos_storage_context
+    from memos_llamaindex.tools import MemosToolSpec
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
     "MemosAsyncChatStore": "chat_stores",
     "MemosChatStore": "chat_stores",
+    "MemosContextChatEngine": "chat_engine",
     "MemosDocumentStore": "stores",
     "MemosEmbedding": "embeddings",
     "MemosEvent": "events",
@@ -51,6 +54,7 @@ HOMES = {
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
     "MemosSynthesizer": "response_synthesizers",
+    "MemosToolSpec": "tools",
     "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
     "memos_storage_context": "stores",
@@ -59,6 +63,7 @@ HOMES = {
 __all__ = [
     "MemosAsyncChatStore",
     "MemosChatStore",
+    "MemosContextChatEngine",
     "MemosDocumentStore",
     "MemosEmbedding",
     "MemosEvent",
@@ -74,6 +79,7 @@ __all__ = [
     "MemosRecallEvent",
     "MemosRetriever",
     "MemosSynthesizer",
+    "MemosToolSpec",
     "MemosVectorStore",
     "MemosWriteEvent",
     "memos_storage_context",
