@@ -1,14 +1,13 @@
 """Signals and the ranker: each signal by its meaning, and scores that can be read off."""
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from memos_core import MemOS
 from memos_core.calls import EventRange, MemoryCall, TimeRange
@@ -86,22 +85,28 @@ def test_an_event_that_is_remembered_bounds_the_time() -> None:
     assert period[:3] == [1, 1, 1] > period[3:]
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1, max_size=3),
-    st.lists(st.integers(1, 40), min_size=5, max_size=5),
-)
-def test_bm25_of_all_equals_bm25_of_matches(counts: list[list[int]], lengths: list[int]) -> None:
-    matrix, size = np.array(counts, np.float32), np.array(lengths, np.float32)
+def test_bm25_of_all_equals_bm25_of_matches() -> None:
+    draw = np.random.default_rng(7)
+    for _ in range(50):
+        matrix, size = draw.integers(0, 4, (3, 5)).astype(np.float32), draw.integers(1, 40, 5).astype(np.float32)
+        passages = [
+            Holding(
+                place, int(size[place]), {str(word): int(row[place]) for word, row in enumerate(matrix) if row[place]}
+            )
+            for place in range(5)
+        ]
+        slow = bm25([one for one in passages if one.counts], passages=5, mean_length=float(size.mean()))
+        fast = bm25_matrix(matrix, size, idf_of(matrix))
+        assert [slow.get(place, 0.0) for place in range(5)] == pytest.approx(fast.tolist(), abs=1e-4)
 
-    class Passage:
-        def __init__(self, place: int) -> None:
-            self.passage_id, self.length = place, lengths[place]
-            self.counts = {str(word): row[place] for word, row in enumerate(counts) if row[place]}
 
-    matches = [passage for passage in map(Passage, range(5)) if passage.counts]
-    slow = bm25(matches, passages=5, mean_length=float(size.mean()))
-    fast = bm25_matrix(matrix, size, idf_of(matrix))
-    assert [slow.get(place, 0.0) for place in range(5)] == pytest.approx(fast.tolist(), abs=1e-4)
+@dataclass
+class Holding:
+    """A passage by the words that it holds."""
+
+    passage_id: int
+    length: int
+    counts: dict[str, int]
 
 
 def test_nothing_to_rank_is_ranked_without_complaint() -> None:
