@@ -27,6 +27,7 @@ from memos_core.operation.operator import MemOperator
 from memos_core.operation.policies import BackgroundPreference
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.refresh import RefreshTask
+from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
 from memos_core.operation.snapshots import MemSnapshots
@@ -61,6 +62,7 @@ class Layers:
     jobs: JobQueue
     background: Background
     evolution: MemEvolution
+    retention: MemRetention
     chores: Chores
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
@@ -78,6 +80,7 @@ class Parts:
         reader: Reads what a prompt asks of memory.
         jobs: How background work is tried.
         evolution: When memories change their form by themselves.
+        retention: How long memories stay in use.
     """
 
     engine: Engine | None = None
@@ -87,6 +90,7 @@ class Parts:
     reader: Reader | None = None
     jobs: JobSettings | None = None
     evolution: EvolutionPolicy | None = None
+    retention: RetentionPolicy | None = None
 
 
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
@@ -108,6 +112,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     policy = parts.evolution or EvolutionPolicy()
     evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased)
+    retention = MemRetention(vault, governance, parts.retention, dropped=erased)
     worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
     chat = ChatPipeline(
         engine=engine,
@@ -138,7 +143,8 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         jobs=queue,
         background=Background(queue, governance),
         evolution=evolution,
-        chores=Chores(vault, lifecycle, worker, evolution, evolves=parts.evolution is not None),
+        retention=retention,
+        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
         engines=engines,
     )
 

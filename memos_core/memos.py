@@ -25,6 +25,7 @@ from memos_core.operation.items import ItemIndex
 from memos_core.operation.jobs import JobQueue, JobSettings
 from memos_core.operation.operator import passages_of
 from memos_core.operation.ranker import Ranker
+from memos_core.operation.retention import RetentionPolicy, Tidying
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
 from memos_core.principal import Principal, principal_of
@@ -71,6 +72,7 @@ class MemOS:
         reader: Reader | None = None,
         jobs: JobSettings | None = None,
         evolution: EvolutionPolicy | None = None,
+        retention: RetentionPolicy | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -90,6 +92,7 @@ class MemOS:
             reader: Reads what a prompt asks of memory; by default by patterns.
             jobs: How background work is tried.
             evolution: When memories change their form by themselves; None: only when ``evolve`` is called.
+            retention: How long memories stay in use, and how many; None: all, for ever.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -110,6 +113,7 @@ class MemOS:
             reader=reader,
             jobs=jobs,
             evolution=evolution,
+            retention=retention,
         )
         return cls(wire(vault, MemGovernance(clock=clock, limits=limits), parts, on_event))
 
@@ -192,6 +196,16 @@ class MemOS:
         """
         self._layers.lifecycle.flush()
         return self._layers.evolution.evolve_all(policy=policy, dry_run=dry_run)
+
+    def tidy(self, *, policy: RetentionPolicy | None = None, dry_run: bool = False) -> tuple[Tidying, ...]:
+        """Archive every user's memories that are no longer used or over the limit; see ``Scope.tidy``.
+
+        Args:
+            policy: Instead of the one that the vault was opened with.
+            dry_run: Only say what would be done, and why.
+        """
+        self._layers.lifecycle.flush()
+        return self._layers.retention.tidy_all(policy=policy, dry_run=dry_run)
 
     def stats(self) -> dict[str, JsonValue]:
         """Return counts and sizes of the vault as JSON values."""
