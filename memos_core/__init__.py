@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.evolve import EvolutionPolicy
     from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
@@ -78,6 +79,7 @@ HOMES = {
     "Engine": "memos_core.engine",
     "Erasure": "memos_core.records",
     "Event": "memos_core.events",
+    "EvolutionPolicy": "memos_core.operation.evolve",
     "FindItems": "memos_core.item",
     "FoundItem": "memos_core.item",
     "GetItem": "memos_core.item",
@@ -143,6 +145,7 @@ __all__ = [
     "Engine",
     "Erasure",
     "Event",
+    "EvolutionPolicy",
     "FindItems",
     "FoundItem",
     "GetItem",
