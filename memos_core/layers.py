@@ -26,6 +26,7 @@ from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import Fusion, MemOperator
 from memos_core.operation.policies import BackgroundPreference
 from memos_core.operation.refresh import RefreshTask
+from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
@@ -59,6 +60,7 @@ class Layers:
     jobs: JobQueue
     background: Background
     evolution: MemEvolution
+    retention: MemRetention
     chores: Chores
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
@@ -74,6 +76,7 @@ class Parts:
         fusion: How the parts of a search are weighed.
         jobs: How background work is tried.
         evolution: When memories change their form by themselves.
+        retention: How long memories stay in use.
     """
 
     engine: Engine | None = None
@@ -81,6 +84,7 @@ class Parts:
     fusion: Fusion | None = None
     jobs: JobSettings | None = None
     evolution: EvolutionPolicy | None = None
+    retention: RetentionPolicy | None = None
 
 
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
@@ -102,6 +106,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     policy = parts.evolution or EvolutionPolicy()
     evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased)
+    retention = MemRetention(vault, governance, parts.retention, dropped=erased)
     worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
     chat = ChatPipeline(
         engine=engine,
@@ -132,7 +137,8 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         jobs=queue,
         background=Background(queue, governance),
         evolution=evolution,
-        chores=Chores(vault, lifecycle, worker, evolution, evolves=parts.evolution is not None),
+        retention=retention,
+        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
         engines=engines,
     )
 
