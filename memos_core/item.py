@@ -111,7 +111,7 @@ class FindItems:
         path: Segments that the path of each begins with; empty: all.
         query: What they are to be about; None: in the order in which they were first put.
         filter: What their values must hold, as described at ``memos_core.operation.item_filters.matches``.
-        limit: Most items.
+        limit: Most items; None: all.
         offset: How many to leave out at the beginning.
         refresh: The time to live of those returned begins anew.
     """
@@ -119,7 +119,7 @@ class FindItems:
     path: tuple[str, ...] = ()
     query: str | None = None
     filter: Mapping[str, Any] | None = None
-    limit: int = 10
+    limit: int | None = 10
     offset: int = 0
     refresh: bool = False
 

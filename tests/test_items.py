@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -258,6 +260,26 @@ def test_pages_meet_without_gap_or_overlap(items):
     assert items.search(("a",), limit=0) == []
 
 
+def test_all_items_at_once(searched):
+    searched.batch([PutItem(("a",), str(n), {"text": "cat"} if n % 2 else {}) for n in range(30)])
+    assert len(searched.search(("a",), limit=None)) == 30
+    assert len(searched.search(("a",), limit=None, offset=25)) == 5
+    assert len(searched.search(("a",), query="cat", limit=None)) == 30
+    assert len(searched.search(("a",), query="cat", filter={"text": "cat"}, limit=None)) == 15
+
+
+def test_a_text_is_no_path(items):
+    for call in (
+        lambda: items.put("settings", "k", 1),
+        lambda: items.get("settings", "k"),
+        lambda: items.delete("settings", "k"),
+        lambda: items.search("settings"),
+        lambda: items.paths(prefix="settings"),
+    ):
+        with pytest.raises(InvalidInput, match="sequence of names"):
+            call()
+
+
 def test_paths_are_listed_by_pattern_and_depth(items):
     for path in (("a", "b", "c"), ("a", "b", "d", "e"), ("a", "b", "d", "i"), ("a", "b", "f"), ("a", "c", "f")):
         items.put(path, "k", {})
@@ -497,6 +519,20 @@ def test_fifty_threads_lose_nothing(items):
         list(pool.map(count_up, range(50)))
     assert value_of(items.get(("sum",), "total")) == 50
     assert len(items.search(("own",), limit=100)) == 50
+
+
+def test_processes_that_count_at_once_lose_nothing(items, tmp_path):
+    code = (
+        "from memos_core import MemOS\n"
+        "items = MemOS.open('vault', embedder=None).scope(user='ada').items()\n"
+        "for _ in range(10):\n"
+        "    with items.transaction() as change:\n"
+        "        held = change.get(('sum',), 'total')\n"
+        "        change.put(('sum',), 'total', (held.value if held else 0) + 1)\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
+    assert value_of(items.get(("sum",), "total")) == 30
 
 
 async def test_async_twins(searched):
