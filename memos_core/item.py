@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from memos_core.errors import InvalidInput
 
@@ -24,6 +24,7 @@ __all__ = [
     "FoundItem",
     "GetItem",
     "Item",
+    "ItemAddress",
     "ItemOperation",
     "ListPaths",
     "PathPattern",
@@ -32,6 +33,25 @@ __all__ = [
     "encoded_value",
     "texts_at",
 ]
+
+
+class ItemAddress(BaseModel):
+    """Where an item lies: a cube whose text is a JSON value that is kept under a key (``Scope.items``).
+
+    Attributes:
+        path: Where it is, from the outside in.
+        key: Its name there; one live item of a scope has it.
+        fields: Which of its fields are searched by meaning; empty: none.
+        oldest: The first version that is kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: tuple[str, ...]
+    key: str
+    fields: tuple[str, ...] = ()
+    oldest: int = Field(default=1, ge=1)
+
 
 WHOLE = "$"
 """The field that stands for a value as a whole."""

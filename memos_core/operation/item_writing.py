@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from memos_core.cube import Descriptive, Governance, Header, ItemAddress, MemCube, MemoryType, PlaintextPayload, Source
+from memos_core.cube import Descriptive, Governance, Header, MemCube, MemoryType, PlaintextPayload, Source
 from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeFrozen, InvalidInput, QuotaReached
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import Passage, WriteSession, items
-from memos_core.item import Item, decoded_value, encoded_value, texts_at
+from memos_core.item import Item, ItemAddress, decoded_value, encoded_value, texts_at
 from memos_core.principal import Principal
 
 __all__ = ["ItemTransaction", "ItemWriter", "Removal", "Value", "as_item", "checked_value", "pieces_of"]
