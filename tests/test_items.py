@@ -152,6 +152,15 @@ def test_a_full_namespace_refuses_and_keeps_what_it_has(open_memos):
     assert keys(items.search()) == ["k"]
 
 
+def test_what_a_value_takes_the_place_of_makes_room_for_it(open_memos):
+    items = open_memos(max_bytes=100).scope(user="ada").items(history=False)
+    for n in range(5):
+        items.put(("a",), "k", str(n) * 80)
+    assert value_of(items.get(("a",), "k")) == "4" * 80
+    with pytest.raises(QuotaReached):
+        items.put(("a",), "other", "x" * 80)
+
+
 # Letting go
 
 

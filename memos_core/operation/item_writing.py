@@ -78,18 +78,24 @@ class ItemWriter:
         Raises:
             QuotaReached: The values do not fit the namespace any more.
         """
-        size = sum(len(change.text.encode()) for change in changes if isinstance(change, Value))
-        if size and (reason := self.governance.over_quota(self.session, self.principal.namespace, size)):
-            raise QuotaReached(reason)
         keys = [items.item_key(self.principal, change.path, change.key) for change in changes]
         stored, lapsed = items.holders(self.session, self.principal, keys, self.now)
         self.erase(lapsed)
+        self.check_quota(changes, [stored[key] for key in keys if key in stored])
         pairs = list(zip(changes, keys, strict=True))
         self.erase([stored[key] for change, key in pairs if isinstance(change, Removal) and key in stored])
         return [
             self.put(change, key, stored.get(key)) if isinstance(change, Value) else key in stored
             for change, key in pairs
         ]
+
+    def check_quota(self, changes: Sequence[Value | Removal], replaced: Sequence[str]) -> None:
+        """Check that the values fit, counting what goes for them."""
+        size = sum(len(change.text.encode()) for change in changes if isinstance(change, Value))
+        if size and self.governance.limits.max_bytes is not None:
+            freed = 0 if self.history else items.bytes_of(self.session, replaced)
+            if reason := self.governance.over_quota(self.session, self.principal.namespace, size - freed):
+                raise QuotaReached(reason)
 
     def put(self, value: Value, key: str, cube_id: str | None) -> Item:
         """Store a value as a new cube, or as the next version of the cube that holds its key."""
