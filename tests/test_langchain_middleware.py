@@ -115,6 +115,18 @@ def test_off_recalls_nothing_and_still_remembers(memos: MemOS, ada: Scope) -> No
     assert QUESTION in texts(ada.list())
 
 
+def test_what_was_recalled_stays_if_it_is_to_be_kept(ada: Scope) -> None:
+    model = scripted("Biscuit.", "On Mondays.", "Biscuit.")
+    memory = MemosMiddleware(ada, keep=True, remember="none")
+    agent = create_agent(model, middleware=[memory], checkpointer=InMemorySaver())
+    for text in (QUESTION, "When do trams run late?", "And my cat?"):
+        agent.invoke(said(text), on("1"))
+    assert "Biscuit" in model.systems[0]
+    assert "Trams run late" in model.systems[1]
+    assert model.systems[1].startswith(model.systems[0])
+    assert model.systems[2] == model.systems[1]
+
+
 # Remember
 
 
