@@ -5,7 +5,7 @@ that answers are right or wrong; its times are those of a model of a million par
 
 - ``history``: the facts are messages of the conversation, as an agent without long-term memory has them.
 - ``langmem``: LangMem's search tool over LangGraph's InMemoryStore with the same vectors, called before each question
-  (the reader calls no tools); what it finds stands where ``text`` has its memories.
+  (the reader calls no tools); what it finds stands where ``text`` has its memories. Left out where it is not installed.
 - ``text``, ``kv``: MemosMiddleware, the best memories for each question.
 - ``all text``, ``all kv``: MemosMiddleware with room for everything, so that each prompt begins alike.
 
@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,16 @@ class Bench:
         """Return the middleware of each way, and the messages that its threads begin with."""
         few: dict[str, Any] = {"k": self.options.k, "remember": "none"}
         everything: dict[str, Any] = {"k": len(self.facts), "max_tokens": 2 * self.options.memory, "remember": "none"}
-        return {
+        ways: dict[str, tuple[Middlewares, list[HumanMessage]]] = {
             "history": ([], [HumanMessage(spoken(turn)) for turn in self.facts]),
-            "langmem": ([LangMemBefore(self.langmem_store(), self.options.k)], []),
             "text": ([MemosMiddleware(self.scope, inject="text", **few)], []),
             "kv": ([MemosMiddleware(self.scope, inject="kv", **few)], []),
             "all text": ([MemosMiddleware(self.scope, inject="text", **everything)], []),
             "all kv": ([MemosMiddleware(self.scope, inject="kv", **everything)], []),
         }
+        if find_spec("langmem"):
+            ways["langmem"] = [LangMemBefore(self.langmem_store(), self.options.k)], []
+        return ways
 
     def langmem_store(self) -> InMemoryStore:
         embeddings = MemosEmbeddings()
