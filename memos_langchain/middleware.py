@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, get_args
 
 from memos_core import Conversation, Inject, MemoryContext, MemOS, Receipt, Remember, Scope, resolve_scope
-from memos_core.errors import InvalidInput, MissingExtra
+from memos_core.errors import CubeNotFound, InvalidInput, MissingExtra
 from memos_langchain.chat_models import ChatMemos
 from memos_langchain.runs import context_values, spoken
 
@@ -127,12 +127,28 @@ class MemosMiddleware(AgentMiddleware[MemosState, Any, Any]):
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
+        try:
+            return self._call(request, handler)
+        except CubeNotFound:  # forgotten by someone else just now: what is left of the recalled is asked for again
+            return self._call(request, handler)
+
+    def _call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
         scope = self._conversation(request.runtime).scope
         context = scope.context_of(recalled_in(request.state))
         with traced(context, self._placing(request)):
             return handler(self._with_memory(request, scope, context))
 
     async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        try:
+            return await self._acall(request, handler)
+        except CubeNotFound:
+            return await self._acall(request, handler)
+
+    async def _acall(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         scope = self._conversation(request.runtime).scope

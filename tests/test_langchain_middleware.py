@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from agent_parts import ADA, BEN, LONG, calling, on, said, scripted, texts
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware, SummarizationMiddleware, after_model
+from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware, SummarizationMiddleware, after_model, wrap_model_call
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
@@ -408,6 +408,22 @@ def test_nothing_recalled_means_no_memory_for_chat_memos(memos: MemOS, engine: H
     llm = ChatMemos(engine=engine, memory=memos.scope(user="ben"), max_tokens=4)
     answer = create_agent(llm, middleware=[MemosMiddleware(memos)]).invoke(said(QUESTION), ADA)["messages"][-1]
     assert answer.response_metadata["memos"]["cube_ids"] == []
+
+
+def test_a_memory_that_someone_forgets_at_that_very_moment_is_left_out(ada: Scope, engine: HFEngine) -> None:
+    gone = ada.list()[0].id
+
+    @wrap_model_call
+    def forget_first(request: Any, handler: Any) -> Any:
+        if gone in {cube.id for cube in ada.list()}:
+            ada.forget(gone)
+        return handler(request)
+
+    middleware = [MemosMiddleware(ada, inject="kv"), forget_first]
+    agent = create_agent(ChatMemos(engine=engine, max_tokens=2), middleware=middleware)
+    told = agent.invoke(said(QUESTION))["messages"][-1].response_metadata["memos"]
+    assert told["cube_ids"]
+    assert gone not in told["cube_ids"]
 
 
 async def test_chat_memos_streams_with_memory(ada: Scope, engine: HFEngine) -> None:
