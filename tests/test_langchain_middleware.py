@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from agent_parts import ADA, BEN, LONG, calling, on, said, scripted, texts
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware, SummarizationMiddleware, after_model, wrap_model_call
+from langchain.agents.middleware import (
+    HumanInTheLoopMiddleware,
+    PIIMiddleware,
+    SummarizationMiddleware,
+    after_model,
+    wrap_model_call,
+)
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
