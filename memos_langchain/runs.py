@@ -75,10 +75,11 @@ def spoken(messages: Sequence[BaseMessage]) -> list[Message]:
     said = []
     for message in messages:
         derived = is_summary(message) or "memos" in message.additional_kwargs
+        named: dict[str, Any] = {"name": message.name} if message.name else {}
         if isinstance(message, HumanMessage) and not derived:
-            said.append(Message(role="user", content=message.text))
+            said.append(Message(role="user", content=message.text, **named))
         elif isinstance(message, AIMessage) and not derived and not message.tool_calls:
-            said.append(Message(role="assistant", content=message.text))
+            said.append(Message(role="assistant", content=message.text, **named))
     return said
 
 

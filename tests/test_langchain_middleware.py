@@ -143,6 +143,12 @@ def test_both_sides_are_remembered_in_the_thread_as_session(memos: MemOS) -> Non
     assert kept == [("I am Ada.", "ada", "thread-1"), ("Nice to meet you.", "assistant", "thread-1")]
 
 
+def test_a_message_with_a_name_is_kept_as_that_speakers(memos: MemOS) -> None:
+    agent = create_agent(scripted("Welcome."), middleware=[MemosMiddleware(memos)], name="scout")
+    agent.invoke({"messages": [HumanMessage("I am Ben.", name="Ben")]}, ADA)
+    assert [cube.speaker for cube in memos.scope(user="ada").list()] == ["Ben", "scout"]
+
+
 @pytest.mark.parametrize(("policy", "kept"), [("both", 2), ("user", 1), ("none", 0)])
 def test_the_policy_says_whose_turns_are_kept(memos: MemOS, policy: Any, kept: int) -> None:
     create_agent(scripted("Hello."), middleware=[MemosMiddleware(memos, remember=policy)]).invoke(said("Hi."), ADA)
