@@ -33,6 +33,7 @@ __all__ = [
 
 PATHWAYS: Mapping[tuple[MemoryType, MemoryType], tuple[str, str]] = {
     (MemoryType.PLAINTEXT, MemoryType.ACTIVATION): ("prefill", "Prefill"),
+    (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC): ("parametric", "Distillation"),
 }
 """From and to, and the module and class of the pathway; it is imported when it is first asked for."""
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import JsonValue
 
@@ -29,6 +29,7 @@ __all__ = [
     "Material",
     "Meter",
     "Pathway",
+    "Peer",
     "Product",
     "Progress",
     "Proposal",
@@ -199,6 +200,21 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another adapter for the same model.
+
+    Attributes:
+        name: Its cube id.
+        data: Its blob.
+        peft_config: Content of its ``adapter_config.json``.
+    """
+
+    name: str
+    data: bytes
+    peft_config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Material:
     """What a pathway may use.
 
@@ -209,7 +225,7 @@ class Material:
         activations: The KV caches of the scope.
         form: What it begins with; None: with the text.
         foreign: Other memories of the scope, for distractors and locality.
-        peers: Other adapters of the scope, as blobs.
+        peers: Other adapters of the scope.
         seed: Of everything random.
         progress: Is told how far it is; whatever it raises ends the pathway, which leaves nothing behind.
         checkpoint: Where state is kept; None: nowhere.
@@ -220,7 +236,7 @@ class Material:
     activations: ActivationStore
     form: Form | None = None
     foreign: tuple[MemCube, ...] = ()
-    peers: tuple[bytes, ...] = ()
+    peers: tuple[Peer, ...] = ()
     seed: int = 0
     progress: Callable[[Progress], None] = ignore_progress
     checkpoint: Checkpoint | None = None
@@ -253,6 +269,7 @@ class Pathway(ABC):
             InvalidInput: There is nothing to begin with.
             InjectionUnavailable: The engine's model does not allow it; the reason is named.
             UnsupportedOption: The engine has no such pathway.
+            GateFailed: It is plain before anything is made that nothing good can come of it.
         """
 
     def check(self, material: Material) -> None:

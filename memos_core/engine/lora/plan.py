@@ -99,6 +99,18 @@ class LoRAPlan:
         finally:
             ACTIVE.reset(token)
 
+    @contextmanager
+    def masked(self, masks: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Let the plan act where ``masks`` say, one for each adapter of its only row: ``[batch, seq]``, 1 or 0.
+
+        For training, where each sequence of a batch has its memory prefix and its peers of its own. Gradients flow.
+        """
+        token = ACTIVE.set(MaskedMoment(self, masks))
+        try:
+            yield
+        finally:
+            ACTIVE.reset(token)
+
     def acts(self, end: int) -> bool:
         """Tell whether any adapter acts on a position before ``end``."""
         return any(start < end for row in self.starts for start in row)
@@ -189,6 +201,21 @@ class Moment:
         padded = torch.tensor([row + [0] * (rank - len(row)) for row in firsts], device=states.device)
         positions = torch.arange(self.position, self.position + self.length, device=states.device)
         return (positions[None, :, None] >= padded[:, None, :]).to(states.dtype)
+
+
+class MaskedMoment(Moment):
+    """A plan of one row during a forward pass over a batch in which each sequence has a mask of its own."""
+
+    __slots__ = ("given",)
+
+    def __init__(self, plan: LoRAPlan, masks: Sequence[torch.Tensor]) -> None:
+        super().__init__(plan, 0, masks[0].shape[1])
+        self.whole = False
+        self.given = masks
+
+    def make_mask(self, patch: Patch, states: torch.Tensor) -> torch.Tensor:
+        columns = [mask[:, :, None].expand(-1, -1, n) for mask, n in zip(self.given, patch.ranks[0], strict=True)]
+        return torch.cat(columns, -1).to(states.dtype)
 
 
 ACTIVE: ContextVar[Moment | None] = ContextVar("memos_lora", default=None)
