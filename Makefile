@@ -41,6 +41,7 @@ bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the README's ta
 	$(MEASURE)/kv_composition.py
 	$(MEASURE)/kv_composition.py --layers 12 --hidden-size 256 --blocks 3 --repeats 2 --out $(RESULTS)/kv_composition_wide.json
 	$(MEASURE)/kv_composition.py --model memos_core/engine/reader --out $(RESULTS)/kv_composition_reader.json
+	$(MEASURE)/kv_composition_answers.py --out $(RESULTS)/kv_composition_answers.json
 	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --out $(RESULTS)/kv_speed.json
 	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --layers 28 --tokens 8 --repeats 3 --memory --out $(RESULTS)/kv_speed_28_layers.json
 	$(MEASURE)/kv_batch.py --threads 1 --clock cpu --out $(RESULTS)/kv_batch.json

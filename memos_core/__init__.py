@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.items import Items
     from memos_core.interface.reader import as_messages
+    from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
+    from memos_core.operation.resolving import Resolution
     from memos_core.records import (
         Erasure,
         Hit,
@@ -84,6 +87,7 @@ HOMES = {
     "InjectionPlan": "memos_core.records",
     "Item": "memos_core.item",
     "ItemIndex": "memos_core.operation.items",
+    "ItemTransaction": "memos_core.operation.item_writing",
     "Items": "memos_core.interface.items",
     "Job": "memos_core.infrastructure.vault",
     "JobSettings": "memos_core.operation.jobs",
@@ -105,6 +109,7 @@ HOMES = {
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
+    "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
@@ -114,6 +119,7 @@ HOMES = {
     "address_of": "memos_core.address",
     "Where": "memos_core.filters",
     "as_messages": "memos_core.interface.reader",
+    "extractive_summary": "memos_core.interface.summary",
     "parse_where": "memos_core.filters",
     "resolve_scope": "memos_core.binding",
     "scope_at": "memos_core.address",
@@ -146,6 +152,7 @@ __all__ = [
     "InjectionPlan",
     "Item",
     "ItemIndex",
+    "ItemTransaction",
     "Items",
     "Job",
     "JobSettings",
@@ -168,6 +175,7 @@ __all__ = [
     "Remember",
     "Reply",
     "ReplyChunk",
+    "Resolution",
     "Scope",
     "State",
     "ToolCall",
@@ -177,6 +185,7 @@ __all__ = [
     "__version__",
     "address_of",
     "as_messages",
+    "extractive_summary",
     "parse_where",
     "resolve_scope",
     "scope_at",

@@ -10,7 +10,9 @@ from memos_core.delegation import of_layer
 from memos_core.engine.base import Engine
 from memos_core.operation.background import Background
 from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator
+from memos_core.operation.snapshots import MemSnapshots
 from memos_core.principal import Principal
 from memos_core.twins import in_thread
 
@@ -22,6 +24,14 @@ __all__ = ["BoundScope"]
 
 def lifecycle(layers: Layers) -> MemLifecycle:
     return layers.lifecycle
+
+
+def merging(layers: Layers) -> MemMerging:
+    return layers.merging
+
+
+def time_machine(layers: Layers) -> MemSnapshots:
+    return layers.snapshots
 
 
 def operator(layers: Layers) -> MemOperator:
@@ -74,14 +84,36 @@ class BoundScope:
     history = of_layer(lifecycle, MemLifecycle.history)
     freeze = of_layer(lifecycle, MemLifecycle.freeze)
     archive = of_layer(lifecycle, MemLifecycle.archive)
+    renew = of_layer(lifecycle, MemLifecycle.renew)
+    diff = of_layer(lifecycle, MemLifecycle.diff)
     link = of_layer(operator, MemOperator.link)
+    merge = of_layer(merging, MemMerging.merge)
+    split = of_layer(merging, MemMerging.split)
+    revert = of_layer(merging, MemMerging.revert)
 
     aupdate = in_thread(update)
     arollback = in_thread(rollback)
     ahistory = in_thread(history)
     afreeze = in_thread(freeze)
     aarchive = in_thread(archive)
+    arenew = in_thread(renew)
+    adiff = in_thread(diff)
     alink = in_thread(link)
+    amerge = in_thread(merge)
+    asplit = in_thread(split)
+    arevert = in_thread(revert)
+
+    # Time machine
+
+    snapshot = of_layer(time_machine, MemSnapshots.snapshot)
+    snapshots = of_layer(time_machine, MemSnapshots.snapshots)
+    restore = of_layer(time_machine, MemSnapshots.restore)
+    drop_snapshot = of_layer(time_machine, MemSnapshots.drop_snapshot)
+
+    asnapshot = in_thread(snapshot)
+    asnapshots = in_thread(snapshots)
+    arestore = in_thread(restore)
+    adrop_snapshot = in_thread(drop_snapshot)
 
     # Background work
 

@@ -67,6 +67,13 @@ class Conversation:
             return MemoryContext(text="", hits=(), plan=InjectionPlan(inject="text"), tokens=0)
         return self.scope.context(asked[-1].strip(), k=k, max_tokens=max_tokens, known=said)
 
+    def newest(self, limit: int) -> list[Message]:
+        """Return the last ``limit`` turns that were recorded of this chat, oldest first; none without a thread."""
+        if self.session is None or limit < 1:
+            return []
+        page = self.scope.list(limit=limit, session=self.session, newest=True)
+        return [Message(role=cube.header.descriptive.source.role or "user", content=cube.text) for cube in page[::-1]]
+
     def record(self, messages: Sequence[Message], *, recalled: Sequence[str] = ()) -> list[Receipt]:
         """Keep what was said, in one transaction, and return a receipt for each turn that could be one.
 
@@ -77,9 +84,11 @@ class Conversation:
         Raises:
             VaultError: The vault refused; nothing of it is stored, and it can be recorded again.
         """
-        held = {normalised(memory.cube.text) for memory in self.scope.context_of(recalled).plan.memories}
         said = [message for message in messages if message.role in SPOKEN[self.remember]]
         turns = chat_turns(said, user=self.scope.user, session=self.session, at=self.scope.now())
+        if not turns:
+            return []
+        held = {normalised(memory.cube.text) for memory in self.scope.context_of(recalled).plan.memories}
         return self.add([turn for turn in turns if normalised(turn.text) not in held])
 
     @property

@@ -9,7 +9,7 @@ A cube is a payload of one of three types behind a header of three groups:
     │   ├── governance    whose it is: owner, namespace, grants, sensitivity, retention, trust, frozen
     │   └── behaviour     how it is used: reads, injections, tokens saved, feedback, contribution
     ├── version           1, 2, 3 ...; a stored version never changes
-    └── state             active, archived or expired
+    └── state             active, merged, archived or expired
 
 Cubes are values: frozen, compared by content, and the same after a round trip through JSON.
 """
@@ -84,9 +84,13 @@ class MemoryType(StrEnum):
 
 
 class State(StrEnum):
-    """Where a cube stands in its life. Only active cubes are found by a search."""
+    """Where a cube stands in its life. Only active cubes are found by a search.
+
+    ``merged``: what it says lives on in the memories that were made of it by a merge or a split.
+    """
 
     ACTIVE = "active"
+    MERGED = "merged"
     ARCHIVED = "archived"
     EXPIRED = "expired"
 

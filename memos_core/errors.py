@@ -8,6 +8,7 @@ keeps working, and carries what a program needs to act on it as attributes.
     │   ├── InvalidName                        a malformed user, agent, session or collection name
     │   ├── InvalidMemory                      an empty, oversized, binary or otherwise unusable memory
     │   ├── InvalidFile                        a file that cannot be read as what it should be
+    │   ├── IllegalTransition                  a memory cannot go from its state to the one asked for
     │   └── ScopeConflict                      an argument reaches outside the scope that it is used on
     ├── CubeNotFound (KeyError)                malformed, absent and foreign ids alike
     ├── CubeFrozen (PermissionError)           a frozen cube was to be changed
@@ -54,6 +55,7 @@ __all__ = [
     "EngineMissing",
     "GateFailed",
     "GenerationCancelled",
+    "IllegalTransition",
     "InjectionUnavailable",
     "InvalidFile",
     "InvalidInput",
@@ -122,6 +124,20 @@ class InvalidFile(InvalidInput):
 
 class ScopeConflict(InvalidInput):
     """An argument names a user, agent or session other than the one that the scope is bound to."""
+
+
+class IllegalTransition(InvalidInput):
+    """A memory cannot go from the state that it is in to the one asked for.
+
+    Attributes:
+        cube_id: The memory.
+        state: The state that it is in.
+    """
+
+    def __init__(self, cube_id: str, state: str, advice: str) -> None:
+        super().__init__(f"memory {cube_id} is {state}: {advice}")
+        self.cube_id = cube_id
+        self.state = state
 
 
 class CubeNotFound(MemosError, KeyError):

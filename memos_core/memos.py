@@ -28,8 +28,10 @@ from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.items import ItemIndex, ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import Fusion, MemOperator, passages_of
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.principal import Principal, principal_of
@@ -50,6 +52,8 @@ class Layers:
     operator: MemOperator
     scheduler: MemScheduler
     lifecycle: MemLifecycle
+    merging: MemMerging
+    snapshots: MemSnapshots
     chat: ChatPipeline
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
@@ -323,6 +327,8 @@ def wire(
         operator=operator,
         scheduler=scheduler,
         lifecycle=lifecycle,
+        merging=MemMerging(vault, governance, operator),
+        snapshots=MemSnapshots(vault, governance, ids),
         chat=chat,
         engine=engine,
         activations=activations,

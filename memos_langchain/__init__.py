@@ -14,30 +14,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_langchain.callbacks import MemosCallbackHandler
+    from memos_langchain.chat_history import MemosChatMessageHistory
     from memos_langchain.chat_models import ChatMemos
     from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
     from memos_langchain.retrievers import MemosRetriever
     from memos_langchain.store import MemosStore
+    from memos_langchain.summarization import MemosSummarizer
     from memos_langchain.tools import create_memory_tools
     from memos_langchain.vectorstores import MemosVectorStore
 
 HOMES = {
     "ChatMemos": "chat_models",
+    "MemosCallbackHandler": "callbacks",
+    "MemosChatMessageHistory": "chat_history",
     "MemosEmbeddings": "embeddings",
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
     "MemosStore": "store",
+    "MemosSummarizer": "summarization",
     "MemosVectorStore": "vectorstores",
     "create_memory_tools": "tools",
 }
 
 __all__ = [
     "ChatMemos",
+    "MemosCallbackHandler",
+    "MemosChatMessageHistory",
     "MemosEmbeddings",
     "MemosMiddleware",
     "MemosRetriever",
     "MemosStore",
+    "MemosSummarizer",
     "MemosVectorStore",
     "create_memory_tools",
 ]

@@ -52,14 +52,26 @@ def context_values(memory: Scope | MemOS, namespace: Sequence[str], context: obj
     return run_values(variables, {name: getattr(context, name, None) for name in variables})
 
 
-def spoken(messages: Sequence[BaseMessage]) -> list[Message]:
+def current_context() -> object:
+    """Return the context of the graph's run that this is called in; None outside of one."""
+    try:
+        from langgraph.runtime import get_runtime
+
+        return getattr(get_runtime(), "context", None)
+    except (ImportError, LookupError, RuntimeError):
+        return None
+
+
+def spoken(messages: Sequence[BaseMessage], *, summaries: bool = False) -> list[Message]:
     """Return what people and the model said in ``messages``, in the core's words.
 
-    Left out are summaries, messages that stand for memories, and those of the model that call tools.
+    Left out are messages that stand for memories, those of the model that call tools and, unless they are wanted,
+    summaries of what was said before.
     """
     said = []
     for message in messages:
-        derived = message.additional_kwargs.get("lc_source") == "summarization" or "memos" in message.additional_kwargs
+        summary = message.additional_kwargs.get("lc_source") == "summarization"
+        derived = (summary and not summaries) or "memos" in message.additional_kwargs
         if isinstance(message, HumanMessage) and not derived:
             said.append(Message(role="user", content=message.text))
         elif isinstance(message, AIMessage) and not derived and not message.tool_calls:

@@ -10,6 +10,7 @@ from memos_core.cube import normalised
 from memos_core.errors import InvalidInput, MissingExtra, ScopeConflict
 from memos_core.interface.chat import MAX_DEFAULT_BUDGET
 from memos_llamaindex import memory_state
+from memos_llamaindex.at_work import agent_at_work
 from memos_llamaindex.events import tell_forgotten
 from memos_llamaindex.history import MARK, text_of
 from memos_llamaindex.memory_block import MemosMemoryBlock
@@ -17,11 +18,10 @@ from memos_llamaindex.session_lock import lock_of, run_blocking
 from memos_llamaindex.short_term import ShortTermMemory
 
 try:
-    from llama_index.core.base.llms.types import ChatMessage
+    from llama_index.core.base.llms.types import ChatMessage, MessageRole
     from llama_index.core.bridge.pydantic import Field
     from llama_index.core.memory import BaseMemoryBlock
     from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
-    from llama_index.core.workflow import Context, WorkflowRuntimeError
 except ImportError as error:
     raise MissingExtra("llama-index-core", extra="llamaindex") from error
 
@@ -180,15 +180,19 @@ class MemosMemory(ShortTermMemory):
     async def aget(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
         if self.own_block is None:
             return await super().aget(input=input, **block_kwargs)
-        if self.per_agent and "agent" not in block_kwargs:
-            block_kwargs["agent"] = await agent_at_work()
-        return asked(await super().aget(input=input, **block_kwargs))
+        agent = await agent_at_work()
+        if self.per_agent:
+            block_kwargs = {"agent": agent.name, **block_kwargs}
+        shown = asked(await super().aget(input=input, **block_kwargs))
+        if agent.takes_system and shown and MARK in shown[0].additional_kwargs:
+            shown[0].role = MessageRole.USER
+        return shown
 
     async def _before_put(self, messages: list[ChatMessage]) -> None:
         # First the memory, then the history: whatever fails in between is made good by putting the message again.
         block = self.own_block
         if block is not None and self.write == "through":
-            await block.aremember(messages, session_id=self.session_id, speaker=await agent_at_work())
+            await block.aremember(messages, session_id=self.session_id, speaker=(await agent_at_work()).name)
 
     # Forgetting
 
@@ -283,16 +287,6 @@ class MemosMemory(ShortTermMemory):
             VaultError: The vault is not there any more.
         """
         return cls(**memory_state.loaded(data, kwargs))
-
-
-async def agent_at_work() -> str | None:
-    """Return the name of the agent whose turn it is in an ``AgentWorkflow``; None elsewhere."""
-    try:
-        context = Context.get_step_context()
-    except WorkflowRuntimeError:
-        return None
-    name = await context.store.get("current_agent_name", default=None)
-    return str(name) if name else None
 
 
 def asked(messages: list[ChatMessage]) -> list[ChatMessage]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memos_core import Message, Reply, ReplyChunk
+from memos_core import Message, Reply, ReplyChunk, ToolCall
 from memos_core.errors import MissingExtra, UnsupportedOption
 
 try:
@@ -56,6 +56,9 @@ def as_core_message(message: ChatMessage) -> Message:
         elif not isinstance(block, CachePoint | ThinkingBlock):
             raise UnsupportedOption(f"the model reads text only, and a message holds a {block.block_type!r} block")
     extra: dict[str, Any] = {key: message.additional_kwargs[key] for key in KEPT if key in message.additional_kwargs}
+    # Histories from before there were blocks for calls keep them in OpenAI's own form.
+    earlier = message.additional_kwargs.get("tool_calls") or ()
+    calls = calls or [dict(call) for call in earlier if isinstance(call, Mapping)]
     if calls:
         extra["tool_calls"] = calls
     return Message(role=ROLES.get(message.role, message.role.value), content="\n".join(texts), **extra)
@@ -88,15 +91,26 @@ class Cumulative:
     def whole(self, reply: Reply | None, *, delta: str | None = None) -> ChatResponse:
         """Return the response, with what is known of the whole reply once that is there."""
         text = self.text if reply is None else reply.text
-        message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
         if reply is None:
-            return ChatResponse(message=message, delta=delta)
+            return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=text), delta=delta)
+        blocks = [TextBlock(text=text)] if text or not reply.tool_calls else []
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[*blocks, *map(call_block, reply.tool_calls)])
         return ChatResponse(message=message, delta=delta, raw=raw_of(reply, self.model), additional_kwargs=told(reply))
+
+
+def call_block(call: ToolCall) -> ToolCallBlock:
+    return ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=dict(call.arguments))
 
 
 def raw_of(reply: Reply, model: str) -> dict[str, Any]:
     """Return a reply as JSON values, with the usage where LlamaIndex's token counters look for it."""
-    return {"model": model, "finish_reason": reply.finish_reason, "usage": counts(reply), "memos": reply.report}
+    return {
+        "model": model,
+        "finish_reason": reply.finish_reason,
+        "tool_calls": [call.as_openai() for call in reply.tool_calls],
+        "usage": counts(reply),
+        "memos": reply.report,
+    }
 
 
 def told(reply: Reply) -> dict[str, Any]:

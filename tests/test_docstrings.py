@@ -9,12 +9,14 @@ from textwrap import dedent
 import pytest
 
 import memos_langchain
+import memos_llamaindex
 from memos_core import MemOS
 
+DOCUMENTED = (memos_langchain.ChatMemos, memos_llamaindex.MemosLLM)
 FENCE = re.compile(r"^ *```python\n(?P<code>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("documented", [memos_langchain.ChatMemos], ids=lambda documented: documented.__name__)
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda documented: documented.__name__)
 def test_the_examples_of_a_docstring_run(documented: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     examples = [dedent(match["code"]) for match in FENCE.finditer(documented.__doc__ or "")]

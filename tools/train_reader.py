@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -27,6 +28,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=base.layers, help="number of layers")
     parser.add_argument("--width", type=int, default=base.width, help="hidden size, a multiple of 32")
     parser.add_argument("--inner", type=int, default=base.inner, help="width of the feed-forward part")
+    parser.add_argument("--architecture", default=base.architecture, choices=["llama", "gpt_neox"])
+    parser.add_argument("--theta", type=float, default=base.theta, help="base of the rotary positions")
+    parser.add_argument("--guide", type=float, default=base.guide, help="weight of the losses of the guided heads")
     parser.add_argument("--save-every", type=int, default=base.save_every, help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --run")
     parser.add_argument("--start", type=Path, help="go on from this checkpoint folder instead")
@@ -40,8 +44,7 @@ def main() -> None:
     """Trains and exports."""
     options = parse()
     torch.set_num_threads(options.threads)
-    names = ("seed", "steps", "decay", "rate", "budget", "layers", "width", "inner", "save_every")
-    settings = Settings(**{name: getattr(options, name) for name in names})
+    settings = Settings(**{each.name: getattr(options, each.name) for each in fields(Settings)})
     tokenizer = prepare_tokenizer(options.run, settings.seed)
     trainer = Trainer(settings, options.run, tokenizer, hold=options.hold)
     if options.resume:

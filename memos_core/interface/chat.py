@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, get_args
 
-from memos_core.cube import MemCube, State
+from memos_core.cube import MemCube
 from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
 from memos_core.engine.grammar import answer_grammar
 from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
@@ -203,29 +203,26 @@ class ChatPipeline:
 
     def named(self, principal: Principal, references: Sequence[str]) -> list[MemCube]:
         """Return the cubes that are named, which must all be visible and text; of a passage, the excerpt."""
-        visibility = self.governance.visibility(principal)
         wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         with self.operator.vault.read() as session:
-            cubes = [found(session.cube(visibility, item.cube_id), item.cube_id) for item in wanted]
+            ids = [item.cube_id for item in wanted]
+            held = {cube.id: cube for cube in session.cubes(self.governance.visibility(principal), ids)}
+        cubes = [found(held.get(item.cube_id), item.cube_id) for item in wanted]
         for cube in cubes:
             if cube.payload.type != "plaintext":
                 raise InvalidInput(f"memory {cube.id} is {cube.type}; name the plaintext memories it was made from")
-        passages = [item.passage for item in wanted]
-        return [excerpt(cube, *at) if at else cube for cube, at in zip(cubes, passages, strict=True)]
+        return [
+            excerpt(cube, *item.passage) if item.passage else cube for item, cube in zip(wanted, cubes, strict=True)
+        ]
 
     def live(self, principal: Principal, references: Sequence[str]) -> list[tuple[Reference, MemCube]]:
-        """Return those of the named memories that may be used now; of a passage, the excerpt."""
-        visibility = self.governance.visibility(principal)
+        """Return those of the named memories that a search could find now; of a passage, the excerpt."""
         wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         if not wanted:
             return []
-        with self.operator.vault.read() as session:
-            cubes = [(item, session.cube(visibility, item.cube_id)) for item in wanted]
-        return [
-            (item, excerpt(cube, *item.passage) if item.passage else cube)
-            for item, cube in cubes
-            if cube is not None and cube.state is State.ACTIVE and cube.payload.type == "plaintext"
-        ]
+        held = {cube.id: cube for cube in self.operator.standing(principal, [item.cube_id for item in wanted])}
+        cubes = [(item, held[item.cube_id]) for item in wanted if item.cube_id in held]
+        return [(item, excerpt(cube, *item.passage) if item.passage else cube) for item, cube in cubes]
 
     def finish(self, principal: Principal, messages: Sequence[Message], reply: Reply, *, remember: bool) -> None:
         """Count what was used and, if asked, remember the exchange."""

@@ -1,10 +1,8 @@
 """MemLifecycle: states and versions of a cube, counters of its use, and its end.
 
-Every change makes a new version or leaves a trace in the audit, and has a way back; only ``forget`` has none.
-
-    add -> active -> archived -> active
-              |-> expired (by its time to live)
-              '-> forgotten: gone, with everything made from it
+Every change makes a new version or leaves a trace in the audit, and has a way back; only ``forget`` has none. Which
+state may follow which stands in ``operation.states``; merging and splitting in ``operation.merging``, snapshots of a
+whole scope in ``operation.snapshots``.
 """
 
 from __future__ import annotations
@@ -18,7 +16,9 @@ from memos_core.errors import CubeConflict, CubeFrozen, InvalidInput
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, UsageDelta, WriteSession
+from memos_core.operation.differences import VersionDiff, compared
 from memos_core.operation.operator import dedup_key, found, passages_of
+from memos_core.operation.states import check_archivable, check_editable, check_transition
 from memos_core.principal import Principal
 from memos_core.records import Erasure, Outcome, Receipt, Turn, VersionRecord
 
@@ -46,13 +46,15 @@ class MemLifecycle:
             CubeNotFound: It is not visible here.
             CubeFrozen: It is protected from change.
             CubeConflict: Another live cube says the same already.
+            IllegalTransition: It is merged or expired.
             InvalidMemory: The text cannot be a memory.
             InvalidInput: The cube is not plaintext.
         """
         self.governance.check(Turn.model_construct(text=text))
         visibility = self.governance.visibility(principal)
         with self.vault.read() as read:
-            before = self.changeable(found(read.cube(visibility, cube_id), cube_id))
+            before = found(read.cube(visibility, cube_id), cube_id)
+        check_editable(before)
         if before.type is not MemoryType.PLAINTEXT:
             raise InvalidInput(f"memory {cube_id} is {before.type}; only plaintext can be edited")
         if before.header.descriptive.item is not None:
@@ -62,7 +64,8 @@ class MemLifecycle:
         after = next_version(before, text, self.governance.clock.now())
         passages = passages_of(self.vault.embedder, [after])[0]
         with self.vault.write() as session:
-            current = self.changeable(found(session.cube(visibility, cube_id), cube_id))
+            current = found(session.cube(visibility, cube_id), cube_id)
+            check_editable(current)
             if current.version != before.version:  # someone else was faster: theirs stays, ours comes after it
                 after = next_version(current, text, self.governance.clock.now())
             key = self.free_key(session, principal, after)
@@ -105,8 +108,7 @@ class MemLifecycle:
         visibility = self.governance.visibility(principal)
         with self.vault.write() as session:
             cube = found(session.cube(visibility, cube_id), cube_id)
-            governance = cube.header.governance.model_copy(update={"frozen": frozen})
-            changed = cube.model_copy(update={"header": cube.header.model_copy(update={"governance": governance})})
+            changed = with_governance(cube, frozen=frozen)
             word = "frozen" if frozen else "unfrozen"
             session.set_header(changed, author=author_of(principal), reason=word)
             self.governance.audit(session, principal, word, [cube_id])
@@ -117,11 +119,14 @@ class MemLifecycle:
 
         Raises:
             CubeConflict: It was to come back, and a live cube says the same by now.
+            CubeFrozen: It is protected from change.
+            IllegalTransition: It is merged or expired.
         """
         visibility = self.governance.visibility(principal)
         state = State.ARCHIVED if archived else State.ACTIVE
         with self.vault.write() as session:
             cube = self.changeable(found(session.cube(visibility, cube_id), cube_id))
+            check_archivable(cube, archived=archived, now=session.now)
             if state is State.ACTIVE and cube.state is not State.ACTIVE:
                 self.free_key(session, principal, cube)
             if cube.state is not state:
@@ -129,6 +134,58 @@ class MemLifecycle:
                 session.set_state(cube_id, state, author=author_of(principal), reason=word)
                 self.governance.audit(session, principal, word, [cube_id])
         return cube.model_copy(update={"state": state})
+
+    def renew(self, principal: Principal, cube_id: str, *, ttl_seconds: float | None = None) -> MemCube:
+        """Give a memory a new time to live, from now on (None: it is kept until it is forgotten).
+
+        An expired one is active again.
+
+        Raises:
+            CubeConflict: It was to come back, and a live cube says the same by now.
+            CubeFrozen: It is protected from change.
+            IllegalTransition: It is merged.
+            InvalidInput: The time to live is not positive.
+        """
+        if ttl_seconds is not None and not ttl_seconds > 0:
+            raise InvalidInput(f"ttl_seconds is more than 0, not {ttl_seconds}")
+        visibility, author = self.governance.visibility(principal), author_of(principal)
+        with self.vault.write() as session:
+            cube = self.changeable(found(session.cube(visibility, cube_id), cube_id))
+            lapsed = cube.state is State.EXPIRED
+            if lapsed:
+                self.free_key(session, principal, cube)
+            elif cube.state is State.MERGED:
+                check_transition(cube, State.EXPIRED)
+            renewed = with_governance(cube, retention=self.governance.retention(ttl_seconds, session.now))
+            session.set_header(renewed, author=author, reason="renewed")
+            if lapsed:
+                session.set_state(cube_id, State.ACTIVE, author=author, reason="renewed")
+            self.governance.audit(session, principal, "renew", [cube_id])
+        return renewed.model_copy(update={"state": State.ACTIVE}) if lapsed else renewed
+
+    def diff(
+        self, principal: Principal, cube_id: str, before: int | None = None, after: int | None = None
+    ) -> VersionDiff:
+        """Return what changed from one version of a memory to another, word by word.
+
+        Args:
+            before: By default the version before ``after``, or the first.
+            after: By default the current one.
+
+        Raises:
+            CubeNotFound: It is not visible here.
+            InvalidInput: There is no such version, or the cube is not plaintext.
+        """
+        records = {record.version: record for record in self.history(principal, cube_id)}
+        newest = max(records)
+        later = newest if after is None else after
+        earlier = max(later - 1, min(records)) if before is None else before
+        for version in (earlier, later):
+            if version not in records:
+                raise InvalidInput(f"memory {cube_id} has no version {version}; there are {min(records)} to {newest}")
+        if records[newest].cube.type is not MemoryType.PLAINTEXT:
+            raise InvalidInput(f"memory {cube_id} is {records[newest].cube.type}; only plaintext can be compared")
+        return compared(cube_id, records[earlier], records[later])
 
     def changeable(self, cube: MemCube) -> MemCube:
         if cube.header.governance.frozen:
@@ -201,3 +258,9 @@ def next_version(cube: MemCube, text: str, now: datetime) -> MemCube:
     header = cube.header.model_copy(update={"descriptive": descriptive})
     update = {"header": header, "payload": PlaintextPayload(text=text), "version": cube.version + 1}
     return cube.model_copy(update=update)
+
+
+def with_governance(cube: MemCube, **changes: object) -> MemCube:
+    """Return ``cube`` with some of its governance changed."""
+    governance = cube.header.governance.model_copy(update=changes)
+    return cube.model_copy(update={"header": cube.header.model_copy(update={"governance": governance})})

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .batches import Encoder
 from .context import Context, ContextMaker, Mix
@@ -52,14 +52,14 @@ def contexts(rng: Random, maker: ContextMaker, kind: str, mix: Mix, questions: i
 
 
 @torch.inference_mode()
-def right_answers(model: LlamaForCausalLM, encoder: Encoder, context: Context) -> list[bool]:
+def right_answers(model: PreTrainedModel, encoder: Encoder, context: Context) -> list[bool]:
     """Says for each question of a context whether the model answers it exactly."""
     batch = encoder.collate([encoder.row(context, shared=True)])
     _loss, right, answers = batch_loss(model, batch)
     return [bool(right[answers == number].all()) for number in answers.unique()]
 
 
-def evaluate(model: LlamaForCausalLM, encoder: Encoder, seed: int, questions: int, held_out: bool = True) -> dict:
+def evaluate(model: PreTrainedModel, encoder: Encoder, seed: int, questions: int, held_out: bool = True) -> dict:
     """Measures all cases.
 
     Args:
@@ -84,7 +84,7 @@ def evaluate(model: LlamaForCausalLM, encoder: Encoder, seed: int, questions: in
     return table
 
 
-def evaluate_demo(model: LlamaForCausalLM, encoder: Encoder, folder: Path, others: int = 7) -> dict:
+def evaluate_demo(model: PreTrainedModel, encoder: Encoder, folder: Path, others: int = 7) -> dict:
     """Measures the questions of the demo conversation.
 
     Each question sees the turns that hold its answer and those of the other turns that share most words with it.
@@ -129,7 +129,7 @@ def demo_notes(turns: list[dict], question: dict, others: int) -> list[str]:
     return [f"{turn['speaker']}, {turn['at'][:10]}: {turn['text']}" for turn in turns if turn["ref"] in kept]
 
 
-def load(folder: Path) -> tuple[LlamaForCausalLM, Encoder]:
+def load(folder: Path) -> tuple[PreTrainedModel, Encoder]:
     """Loads a reader and its encoder from a folder."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     return model, Encoder(AutoTokenizer.from_pretrained(folder))

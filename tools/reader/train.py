@@ -13,7 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .batches import IGNORED, Batch, BatchMaker, Encoder
 from .context import ContextMaker
@@ -38,7 +47,10 @@ class Settings:
         steps: Steps in total.
         decay: Steps at the end over which the learning rate falls.
         rate: Highest learning rate.
+        theta: Base of the rotary positions.
+        guide: Weight of the losses of the two supervised heads.
         budget: Tokens of a batch.
+        architecture: ``llama`` or ``gpt_neox``.
         width: Hidden size.
         layers: Number of layers.
         inner: Width of the feed-forward part.
@@ -56,6 +68,7 @@ class Settings:
     layers: int = 6
     inner: int = 256
     save_every: int = 250
+    architecture: str = "llama"
 
 
 @dataclass
@@ -73,26 +86,30 @@ class Progress:
     history: list[str] = field(default_factory=list)
 
 
-def build_model(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def build_model(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Makes a model with fresh weights."""
     torch.manual_seed(settings.seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.width,
-        intermediate_size=settings.inner,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.width // 32,
-        num_key_value_heads=settings.width // 32,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": settings.theta},
-        initializer_range=0.05,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config)
+    common = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.width,
+        "intermediate_size": settings.inner,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.width // 32,
+        "max_position_embeddings": 8192,
+        "initializer_range": 0.05,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "attn_implementation": "sdpa",
+    }
+    rope = {"rope_type": "default", "rope_theta": settings.theta}
+    if settings.architecture == "gpt_neox":
+        return GPTNeoXForCausalLM(
+            GPTNeoXConfig(**common, rope_parameters=rope | {"partial_rotary_factor": 0.5}, hidden_act="gelu")
+        )
+    heads = {"num_key_value_heads": settings.width // 32}
+    model = LlamaForCausalLM(LlamaConfig(**common, **heads, rope_parameters=rope))
     prepare_weights(model, settings.seed)
     return model
 
@@ -183,7 +200,7 @@ class Optimizers:
         model: The model.
     """
 
-    def __init__(self, model: LlamaForCausalLM) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.names = {id(item): name for name, item in model.named_parameters()}
         inside = [item for name, item in model.named_parameters() if item.ndim == 2 and "layers" in name]
         others = [item for name, item in model.named_parameters() if item.ndim != 2 or "layers" not in name]
@@ -234,18 +251,18 @@ GATHER, POINT = (1, 3), (3, 3)
 place in the notes that it copies (supervised attention: Liu et al., 2016, arXiv:1609.04186)."""
 
 
-def batch_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Computes the loss over the labelled tokens, which of them are right, and the answer each belongs to."""
     return loss_and_looks(model, batch, {})
 
 
 def loss_and_looks(
-    model: LlamaForCausalLM, batch: Batch, seen: dict[int, list[Tensor]]
+    model: PreTrainedModel, batch: Batch, seen: dict[int, list[Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes what ``batch_loss`` does, and leaves queries and keys of the layers of ``seen`` there."""
     hidden = hidden_states(model, batch.ids, batch.positions, split=batch.split, mask=batch.mask, seen=seen)
     chosen = batch.labels != IGNORED
-    logits = model.lm_head(hidden[chosen])
+    logits = model.get_output_embeddings()(hidden[chosen])
     labels = batch.labels[chosen]
     return functional.cross_entropy(logits, labels), logits.argmax(-1) == labels, batch.answers[chosen]
 
@@ -394,7 +411,7 @@ def latest_checkpoint(folder: Path) -> Path:
     return folder / json.loads((folder / "latest.json").read_text())["checkpoint"]
 
 
-def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Writes the model and the tokenizer as transformers loads them."""
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(

@@ -128,7 +128,14 @@ def forget_details(session: WriteSession, cube_ids: Sequence[str]) -> None:
 def remove_rows(session: WriteSession, cube_ids: Sequence[str]) -> int:
     """Delete the cubes themselves and return how many versions they had."""
     versions = 0
-    own: tuple[Any, ...] = (schema.tags, schema.links, schema.grants, schema.lineage, schema.usage)
+    own: tuple[Any, ...] = (
+        schema.tags,
+        schema.links,
+        schema.grants,
+        schema.lineage,
+        schema.usage,
+        schema.snapshot_cubes,
+    )
     for part in chunks(cube_ids):
         for table in own:
             session.connection.execute(delete(table).where(table.c.cube_id.in_(part)))

@@ -121,12 +121,22 @@ class ReadSession:
         types: tuple[MemoryType, ...] | None = None,
         states: Collection[State] = (State.ACTIVE,),
         now: datetime,
+        belonging: str | None = None,
+        newest: bool = False,
     ) -> list[MemCube]:
-        """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``."""
+        """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``.
+
+        Args:
+            belonging: Only those of this session.
+            newest: In the reverse order.
+        """
         query = current().where(self._listed(visibility, types, states, now))
         if after is not None:
-            query = query.where(schema.cubes.c.id > after)
-        rows = self.connection.execute(query.order_by(schema.cubes.c.id).limit(limit))
+            query = query.where(schema.cubes.c.id < after if newest else schema.cubes.c.id > after)
+        if belonging is not None:
+            query = query.where(schema.cubes.c.session == belonging)
+        order = schema.cubes.c.id.desc() if newest else schema.cubes.c.id
+        rows = self.connection.execute(query.order_by(order).limit(limit))
         return [cube_of(row, now) for row in rows]
 
     def count(

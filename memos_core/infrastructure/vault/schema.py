@@ -39,6 +39,8 @@ __all__ = [
     "passages",
     "pending_erasure",
     "postings",
+    "snapshot_cubes",
+    "snapshots",
     "tags",
     "usage",
     "vectors",
@@ -316,4 +318,28 @@ job_cubes = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("cube_id", String(26), nullable=False),
     Index("job_cubes_by_cube", "cube_id"),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("agent", String),
+    Column("session", String),
+    Column("name", String, nullable=False),
+    Column("author", String, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Index("snapshots_by_namespace", "namespace_id", "name"),
+)
+
+snapshot_cubes = Table(
+    "snapshot_cubes",
+    metadata,
+    Column("snapshot_id", ForeignKey("snapshots.id"), primary_key=True),
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Index("snapshot_cubes_by_cube", "cube_id"),
+    sqlite_with_rowid=False,
 )
