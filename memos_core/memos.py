@@ -24,6 +24,7 @@ from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.items import Items
 from memos_core.interface.reader import MemReader
 from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.items import ItemIndex, ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
@@ -58,6 +59,7 @@ class Layers:
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
+    adapters: MemAdapters
     emit: EventHook
     items: ItemOperator
     jobs: JobQueue
@@ -302,7 +304,7 @@ def wire(
         return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
 
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
-
+    adapters = MemAdapters(vault, governance)
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
@@ -311,6 +313,7 @@ def wire(
         scheduler=scheduler,
         lifecycle=lifecycle,
         activations=activations,
+        adapters=adapters,
         emit=emit,
     )
     engines = WeakSet([engine] if engine else [])
@@ -333,6 +336,7 @@ def wire(
         engine=engine,
         activations=activations,
         transforms=transforms,
+        adapters=adapters,
         emit=emit,
         items=items,
         jobs=queue,

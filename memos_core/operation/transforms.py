@@ -28,12 +28,19 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, WriteSession
+from memos_core.operation.adapters import MemAdapters, sources_of
+from memos_core.operation.adapters import payload_of as payload_of_adapter
 from memos_core.operation.operator import found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
-from memos_core.transform import Form, Material, Pathway, Progress, Proposal, pathway
+from memos_core.transform import Form, Material, Pathway, Peer, Progress, Proposal, pathway
 
 __all__ = ["MemTransform"]
+
+MAX_FOREIGN = 24
+"""Other memories of the scope that a training looks at."""
+MAX_PEERS = 3
+"""Other adapters of the scope, the newest ones, likewise."""
 
 Blob = BuiltActivation | BuiltAdapter
 
@@ -90,6 +97,8 @@ class MemTransform:
     ) -> Proposal:
         """Do the long part of ``transform`` and store nothing. What ``progress`` raises ends it."""
         material = self.material(principal, engine, cube_ids)
+        if to is MemoryType.PARAMETRIC:
+            material = self.in_company(principal, material)
         if progress is not None:
             material = replace(material, progress=partial(told, progress))
         return self.pathway(material, to).propose(material)
@@ -122,6 +131,23 @@ class MemTransform:
     def of_text(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
         cubes = canonical_order(cubes)
         return Material(engine=engine, cubes=tuple(cubes), activations=self.activations(principal, cubes))
+
+    def in_company(self, principal: Principal, material: Material) -> Material:
+        """Return ``material`` with other memories and other adapters of the scope, which training must not harm."""
+        own = {cube_id for cube_id, _ in material.sources}
+        visibility, now = self.governance.visibility(principal), self.governance.clock.now()
+        with self.vault.read() as session:
+            plain = (MemoryType.PLAINTEXT,)
+            others = session.listing(visibility, limit=MAX_FOREIGN + len(own), types=plain, now=now)
+        foreign = tuple(cube for cube in others if cube.id not in own)[:MAX_FOREIGN]
+        adapters = MemAdapters(self.vault, self.governance)
+        made = adapters.usable(principal, material.engine.base_fingerprint or "")
+        apart = [cube for cube in made if not sources_of(cube) & own and payload_of_adapter(cube).scope == "tail"]
+        peers = tuple(
+            Peer(cube.id, adapters.read(principal, cube), payload_of_adapter(cube).peft_config)
+            for cube in apart[-MAX_PEERS:]
+        )
+        return replace(material, foreign=foreign, peers=peers)
 
     def of_form(self, principal: Principal, engine: Engine, cube: MemCube) -> Material:
         if not isinstance(cube.payload, ActivationPayload | ParametricPayload):

@@ -13,6 +13,7 @@ from memos_core.transform.base import (
     Gate,
     Material,
     Pathway,
+    Peer,
     Progress,
     Proposal,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Gate",
     "Material",
     "Pathway",
+    "Peer",
     "Progress",
     "Proposal",
     "pathway",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -243,9 +243,12 @@ class Material:
 
     @property
     def sources(self) -> tuple[tuple[str, int], ...]:
-        """Ids and versions of what the product is made from."""
-        made_from: Sequence[MemCube] = [self.form.cube] if self.form is not None else self.cubes
-        return tuple((cube.id, cube.version) for cube in made_from)
+        """Ids and versions of what the product is made from; of another form also what that was made from."""
+        if self.form is None:
+            return tuple((cube.id, cube.version) for cube in self.cubes)
+        # What is made from a form has to fall with the memories of that form, which the ledger looks up one step deep.
+        cube = self.form.cube
+        return ((cube.id, cube.version), *cube.header.descriptive.lineage.sources)
 
 
 class Pathway(ABC):

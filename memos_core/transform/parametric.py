@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from memos_core.cube import BlobRef, MemoryType, ParametricPayload
-from memos_core.engine.base import BuiltAdapter
+from memos_core.engine.base import BuiltAdapter, Engine
 from memos_core.engine.loading import LoadedModel
-from memos_core.engine.lora.adapter import Adapter, check_fit, decode, encode, peft_config
+from memos_core.engine.lora.adapter import Adapter, check_fit, decode, encode, parse_config, peft_config
 from memos_core.errors import GateFailed
 from memos_core.transform.base import Material, Meter, Pathway, Peer, Progress, Proposal
 from memos_core.transform.course import Course, prepare
@@ -17,7 +17,7 @@ from memos_core.transform.gates import GateSettings, examine, plan_of, share
 from memos_core.transform.lessons import Reading, loaded_of
 from memos_core.transform.study import StudyTemplates, bundled_templates
 
-__all__ = ["Distillation"]
+__all__ = ["Distillation", "adapter_of", "from_files"]
 
 
 class Distillation(Pathway):
@@ -118,3 +118,17 @@ def adapter_of(peer: Peer, loaded: LoadedModel) -> Adapter:
     adapter = decode(peer.data, payload)
     check_fit(adapter.modules, loaded.model, peer.name)
     return adapter.to(loaded.model.device, loaded.model.dtype)
+
+
+def from_files(engine: Engine, data: bytes, config: str, scope: Literal["tail", "full"]) -> BuiltAdapter:
+    """Return an adapter that PEFT wrote, after checking that it can be applied to the engine's model.
+
+    Raises:
+        AdapterMismatch: It acts on modules that the model does not have, or has otherwise.
+        BlobDamaged: ``data`` is no adapter, or one of other shapes than the configuration says.
+        InvalidInput: The configuration asks for more than plain LoRA.
+    """
+    loaded = loaded_of(engine, "importing an adapter")
+    settings = parse_config(config)
+    adapter_of(Peer("of these files", data, settings), loaded)
+    return BuiltAdapter(data, settings, loaded.base_fingerprint, loaded.name, scope)
