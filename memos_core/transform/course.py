@@ -17,8 +17,11 @@ from memos_core.transform.study import Question, StudyTemplates, study, words_of
 
 __all__ = ["Course", "Exam", "prepare"]
 
-CONTEXTS = 3
+CONTEXTS = 6
 """Contexts of other memories in which each question is asked, besides none at all."""
+EXAM_CONTEXTS = 3
+MOST_BESIDE = 5
+"""Most foreign memories in such a context."""
 DROPPED = 2
 """Shortened forms of each question: words that the memory does not hold are left out at random, so that what is
 learned does not hang on the words around."""
@@ -80,7 +83,7 @@ def prepare(
     unread = maker.teach(questions.learned)
     lessons = Lessons(
         own=list(maker.own(questions.learned, others[0::2])),
-        foreign=maker.foreign(others[0::2], most=3),
+        foreign=maker.foreign(others[0::2], most=MOST_BESIDE),
         quiet=maker.foreign(others[0::2], most=0),
     )
     uncovered = tuple(cube.id for index, cube in enumerate(cubes) if index not in covered)
@@ -121,7 +124,7 @@ class Maker:
         for question in questions:
             cube = self.cubes[question.cube]
             for each in (question, *(shortened(question, cube, self.rng) for _ in range(DROPPED))):
-                counts = [0, *(self.rng.choice((1, 1, 2, 3)) for _ in range(CONTEXTS))]
+                counts = [0, *(self.rng.randint(1, MOST_BESIDE) for _ in range(CONTEXTS))]
                 for count in counts:
                     yield self.ask(each, self.some(others, count))
 
@@ -135,7 +138,7 @@ class Maker:
         ``most=0``: without any. What is to be said is what the model says there by itself.
         """
         lessons = []
-        for question in study(others, self.templates, held_out=0).learned:
+        for question in self.two_of_each(study(others, self.templates, held_out=0).learned):
             context = [others[question.cube], *self.some(others, self.rng.randrange(max(1, most)))]
             context = list({cube.id: cube for cube in context}.values()) if most else []
             self.rng.shuffle(context)
@@ -143,13 +146,20 @@ class Maker:
             lessons.append(replace(lesson, answer=self.reading.answer(lesson)))
         return self.reading.taught(lessons)
 
+    def two_of_each(self, questions: Sequence[Question]) -> list[Question]:
+        """Return two phrasings of each question."""
+        by_fact: dict[int, list[Question]] = {}
+        for question in questions:
+            by_fact.setdefault(question.fact, []).append(question)
+        return [each for group in by_fact.values() for each in self.rng.sample(group, min(2, len(group)))]
+
     def exam(self, held_out: Sequence[Question], others: Sequence[MemCube]) -> Exam:
         reading = self.reading
         read = [reading.text(reading.answer(reading.lesson(each, self.cubes))) for each in held_out]
         right = sum(each.answered_by(text) for each, text in zip(held_out, read, strict=True))
         return Exam(
             alone=[self.ask(each, []) for each in held_out],
-            among=[self.ask(each, self.some(others, 4)) for each in held_out],
+            among=[self.ask(each, self.some(others, 4)) for each in held_out for _ in range(EXAM_CONTEXTS)],
             foreign=self.foreign(others, most=1),
             foreign_among=self.foreign(others, most=4),
             unrelated=self.foreign(others, most=0),

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import safetensors.torch
@@ -25,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from memos_core.engine.lora.adapter import Adapter, Factors, linear_modules
-from memos_core.engine.lora.plan import LoRAPlan, Use, hooked
+from memos_core.engine.lora.plan import LoRAPlan, Use, hooked, recalled
 from memos_core.errors import InvalidInput
 from memos_core.transform.base import Checkpoint, Progress, ignore_progress
 from memos_core.transform.lessons import Batch, Lesson
@@ -46,7 +45,7 @@ class DistillSettings(BaseModel):
         steps: Most steps.
         batch: Own lessons in a step.
         foreign_batch: Foreign lessons in a step, and as many quiet ones.
-        learning_rate: Of AdamW; None: 0.6 over the width of the model.
+        learning_rate: Of AdamW; None: 1.28 over the width of the model.
         locality: Weight of the foreign and quiet lessons.
         quiet: Weight of what the adapter adds where it is to add nothing.
         peers: Share of the steps in which other adapters act too.
@@ -57,9 +56,9 @@ class DistillSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(default=8, gt=0)
+    rank: int = Field(default=4, gt=0)
     targets: tuple[str, ...] = ()
-    steps: int = Field(default=400, gt=0)
+    steps: int = Field(default=300, gt=0)
     batch: int = Field(default=16, gt=0)
     foreign_batch: int = Field(default=8, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
@@ -91,12 +90,13 @@ class Distiller:
 
     def __init__(self, model: Any, settings: DistillSettings, *, seed: int = 0) -> None:
         self.model = model
+        self.student = recomputing(model) if settings.gradient_checkpointing else model
         self.settings = settings
         self.random = random.Random(seed)
         self.factors = self._start(seed)
         parameters = [tensor for pair in self.factors.values() for tensor in pair]
         width = int(model.config.get_text_config(decoder=True).hidden_size)
-        self.rate = settings.learning_rate or 0.6 / width
+        self.rate = settings.learning_rate or 1.28 / width
         self.optimizer = torch.optim.AdamW(parameters, lr=self.rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.steps_done = 0
         self.seen = 0.0
@@ -134,13 +134,18 @@ class Distiller:
         # Questions alone are a fifth as long as those behind memories; padded together they would cost as much.
         parts = [(asked, quiet), (reading, foreign)]
         own_loss, other_loss, added = (torch.zeros((), device=self.model.device) for _ in range(3))
-        for mine, others in parts:
-            if mine or others:
-                means, more = self._forward([*mine, *others], len(mine), beside, watch=others is quiet)
-                own_loss = own_loss + means[: len(mine)].sum() / len(own)
-                other_loss = other_loss + means[len(mine) :].sum() / max(1, len(foreign) + len(quiet))
-                added = added + more
-        loss = own_loss + settings.locality * other_loss + settings.quiet * added
+        with ExitStack() as stack:
+            for mine, others in parts:
+                if mine or others:
+                    means, more = self._forward([*mine, *others], len(mine), beside, stack, watch=others is quiet)
+                    own_loss = own_loss + means[: len(mine)].sum() / len(own)
+                    other_loss = other_loss + means[len(mine) :].sum() / max(1, len(foreign) + len(quiet))
+                    added = added + more
+            loss = own_loss + settings.locality * other_loss + settings.quiet * added
+            self._update(loss)
+        return float(own_loss.detach())
+
+    def _update(self, loss: torch.Tensor) -> None:
         parameters = [tensor for pair in self.factors.values() for tensor in pair]
         # Not loss.backward(): it would leave gradients on the model, which others use meanwhile.
         for tensor, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -150,7 +155,6 @@ class Distiller:
             group["lr"] = self.rate * self._share_of_rate()
         self.optimizer.step()
         self.steps_done += 1
-        return float(own_loss.detach())
 
     def _share_of_rate(self) -> float:
         """Return the share of the learning rate: up over ten steps, then down in a straight line to a tenth."""
@@ -160,16 +164,21 @@ class Distiller:
         return self.random.sample(list(lessons), min(count, len(lessons)))
 
     def _forward(
-        self, lessons: Sequence[Lesson], quiet_from: int, beside: Sequence[Adapter], *, watch: bool
+        self, lessons: Sequence[Lesson], quiet_from: int, beside: Sequence[Adapter], stack: ExitStack, *, watch: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss of each lesson, and how much is added from lesson ``quiet_from`` on, if that is watched."""
+        """Return the loss of each lesson, and how much is added from lesson ``quiet_from`` on, if that is watched.
+
+        Args:
+            stack: Keeps the hooks until the gradients are taken: activations may be computed again for them.
+        """
         batch = Batch.of(lessons, self.model.device)
         student = Adapter("training", self.factors)
         plan = LoRAPlan([[Use(student), *(Use(each) for each in beside)]])
         masks = [batch.tail, *(self._some(batch.tail) for _ in beside)]
-        added = Added(self.factors, batch.tail[quiet_from:] if watch else batch.tail[:0])
-        with hooked(self.model, plan), watching(self.model, added), plan.masked(masks):
-            logits = batch.logits(self.model)
+        added = Added(batch.tail[quiet_from:] if watch else batch.tail[:0])
+        stack.enter_context(hooked(self.model, plan))
+        with plan.masked(masks, added.look if len(added.mask) else None):
+            logits = batch.logits(self.student)
         ids = torch.cat([each.top_ids for each in lessons]).to(logits.device)
         weights = torch.cat([each.top_weights for each in lessons]).to(logits.device)
         chosen = logits.log_softmax(-1).gather(-1, ids)
@@ -200,33 +209,16 @@ class Distiller:
         saved = checkpoint.load() if checkpoint is not None else None
         if saved is not None:
             self.restore(saved)
-        with self._saving_memory():
-            while self.steps_done < self.settings.steps and self.waited < self.settings.patience:
-                loss = self.step(lessons, peers)
-                if self.steps_done % self.settings.check_every:
-                    continue
-                share = learned(self.adapter())
-                self.waited = 0 if share > self.seen else self.waited + 1
-                self.seen = max(self.seen, share)
-                if checkpoint is not None:
-                    checkpoint.save(self.state())
-                figures = {"loss": loss, "learned": share}
-                progress(Progress("training", self.steps_done, self.settings.steps, figures))
-
-    @contextmanager
-    def _saving_memory(self) -> Iterator[None]:
-        """Compute activations anew in the backward pass, if that is asked for."""
-        if not self.settings.gradient_checkpointing:
-            yield
-            return
-        was_training = self.model.training
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model.train()  # transformers keeps activations in evaluation mode whatever it was told
-        try:
-            yield
-        finally:
-            self.model.gradient_checkpointing_disable()
-            self.model.train(was_training)
+        while self.steps_done < self.settings.steps and self.waited < self.settings.patience:
+            loss = self.step(lessons, peers)
+            if self.steps_done % self.settings.check_every:
+                continue
+            share = learned(self.adapter())
+            self.waited = 0 if share > self.seen else self.waited + 1
+            self.seen = max(self.seen, share)
+            if checkpoint is not None:
+                checkpoint.save(self.state())
+            progress(Progress("training", self.steps_done, self.settings.steps, {"loss": loss, "learned": share}))
 
     def state(self) -> bytes:
         """Return everything that a later run needs to go on as if there had been no break."""
@@ -280,39 +272,40 @@ class Added:
         found: For each module the mean square of what is added over that of what the module gives.
     """
 
-    factors: Mapping[str, Factors]
     mask: torch.Tensor
     found: list[torch.Tensor] = field(default_factory=list)
 
     def mean(self, like: torch.Tensor) -> torch.Tensor:
         return torch.stack(self.found).mean() if self.found else like.new_zeros(())
 
-    def look(self, name: str, states: torch.Tensor, output: torch.Tensor) -> None:
+    def look(self, delta: torch.Tensor, output: torch.Tensor) -> None:
+        """Take in what is added in one module, and what the module gives, both ``[batch, seq, out]``."""
         count = len(self.mask)
-        if not count:
-            return
-        pair = self.factors[name]
-        delta = (states[-count:] @ pair.down.mT) @ pair.up.mT
         size = output[-count:].detach().pow(2).mean(-1) + 1e-3
-        shares = delta.pow(2).mean(-1) / size
+        shares = delta[-count:].pow(2).mean(-1) / size
         self.found.append((shares * self.mask).sum() / self.mask.sum().clamp_min(1))
 
 
-@contextmanager
-def watching(model: Any, added: Added) -> Iterator[None]:
-    """Let ``added`` see what goes through the modules during a forward pass."""
-    modules = linear_modules(model)
-    handles = []
-    try:
-        if len(added.mask):
-            for name in added.factors:
-                look = partial(seen, added, name)
-                handles.append(modules[name].register_forward_hook(look))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def recomputing(model: Any) -> Any:
+    """Return a model like ``model`` that keeps few activations and computes the others again for the gradients.
+
+    Modules are copied down to the linear ones, and nothing that the original does changes: others may be using it.
+    """
+    made: Any = copied(model)
+    made.activation_checkpointing_enable({"use_reentrant": False, "context_fn": recalled})
+    for module in made.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            # transformers keeps activations in evaluation mode whatever it was told; not train(), which wakes dropout.
+            module.training = True
+    return made
 
 
-def seen(added: Added, name: str, module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-    added.look(name, args[0], output)
+def copied(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a tree of modules that shares every linear module and every tensor."""
+    if isinstance(module, torch.nn.Linear):
+        return module
+    made = module.__class__.__new__(module.__class__)
+    vars(made).update(vars(module))
+    children = {name: None if child is None else copied(child) for name, child in module._modules.items()}
+    vars(made)["_modules"] = children
+    return made
