@@ -25,9 +25,11 @@ if TYPE_CHECKING:
         MemosRecallEvent,
         MemosWriteEvent,
     )
+    from memos_llamaindex.ingestion import MemosKVPrecompute
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
+    from memos_llamaindex.postprocessor import MemosNodePostprocessor
     from memos_llamaindex.query_engine import MemosQueryEngine
     from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
@@ -46,10 +48,12 @@ HOMES = {
     "MemosForgetEvent": "events",
     "MemosIndexStore": "stores",
     "MemosInjectEvent": "events",
+    "MemosKVPrecompute": "ingestion",
     "MemosKVStore": "stores",
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",
+    "MemosNodePostprocessor": "postprocessor",
     "MemosQueryEngine": "query_engine",
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
@@ -71,10 +75,12 @@ __all__ = [
     "MemosForgetEvent",
     "MemosIndexStore",
     "MemosInjectEvent",
+    "MemosKVPrecompute",
     "MemosKVStore",
     "MemosLLM",
     "MemosMemory",
     "MemosMemoryBlock",
+    "MemosNodePostprocessor",
     "MemosQueryEngine",
     "MemosRecallEvent",
     "MemosRetriever",

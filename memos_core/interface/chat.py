@@ -133,6 +133,10 @@ class ChatCall:
         )
 
 
+def ignore_plan(principal: Principal, plan: InjectionPlan) -> None:
+    """Nobody looks at how plans came out."""
+
+
 class ChatPipeline:
     """Prepares requests for the engine and books what came of them. Thread-safe."""
 
@@ -148,6 +152,7 @@ class ChatPipeline:
         activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
         adapters: MemAdapters,
         emit: Callable[[Event], None],
+        observe: Callable[[Principal, InjectionPlan], None] = ignore_plan,
     ) -> None:
         self._engine = engine
         self.governance = governance
@@ -158,6 +163,7 @@ class ChatPipeline:
         self.activations = activations
         self.adapters = adapters
         self.emit = emit
+        self.observe = observe
 
     def with_engine(self, engine: Engine) -> ChatPipeline:
         """Return the same pipeline to another engine."""
@@ -252,6 +258,7 @@ class ChatPipeline:
         self.lifecycle.flush()  # the next plan goes by these counts
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
+        self.observe(principal, reply.plan)
         if remember:
             self.remember(principal, messages, reply)
 
