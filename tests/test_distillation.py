@@ -157,6 +157,14 @@ def test_memories_without_a_statement_stay_text_and_the_reason_is_told(ada: Scop
     assert ada.count(type="parametric") == 0
 
 
+def test_a_model_that_does_not_read_its_memory_cannot_teach_it() -> None:
+    engine = HFEngine.from_model(*tiny_model("llama"), name="tiny")
+    material = Material(engine, tuple(cubes("My cat is called Biscuit.")), DictActivations())
+    with pytest.raises(GateFailed, match="answers 0 of 1 statements right while it reads them"):
+        Distillation(FEW).propose(material)
+    engine.close()
+
+
 def test_too_few_steps_fail_the_gates_and_leave_the_memory_in_text(reader: HFEngine) -> None:
     material = Material(reader, tuple(cubes("Mira's cat is called Biscuit.")), DictActivations())
     stages: list[str] = []

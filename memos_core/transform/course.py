@@ -15,7 +15,7 @@ from memos_core.transform.distill import Lessons
 from memos_core.transform.lessons import Lesson, Reading
 from memos_core.transform.study import Question, StudyTemplates, study, words_of
 
-__all__ = ["Course", "Exam", "prepare"]
+__all__ = ["Course", "Exam", "Maker"]
 
 CONTEXTS = 6
 """Contexts of other memories in which each question is asked, besides none at all."""
@@ -58,49 +58,44 @@ class Course:
     Attributes:
         lessons: To learn by.
         exam: To be examined by.
+    """
+
+    lessons: Lessons
+    exam: Exam
+
+
+class Maker:
+    """Makes the course for ``cubes``. The teacher reads one memory at a time: a small model reads one best.
+
+    Attributes:
         facts: How many statements were found in the memories.
         uncovered: Memories in which none was found.
         unread: Statements that the model does not answer right even while it reads them.
     """
 
-    lessons: Lessons
-    exam: Exam
-    facts: int
-    uncovered: tuple[str, ...]
-    unread: int
-
-
-def prepare(
-    reading: Reading, cubes: Sequence[MemCube], foreign: Sequence[MemCube], templates: StudyTemplates, *, seed: int
-) -> Course:
-    """Make the course for ``cubes``. The teacher reads one memory at a time: a small model reads one best."""
-    own_words = {words_of(cube.text) for cube in cubes}
-    others = [*foreign, *(invented(text) for text in templates.others)]
-    others = [cube for cube in others if words_of(cube.text) not in own_words][:MAX_FOREIGN]
-    questions = study(cubes, templates)
-    covered = {question.cube for question in questions.learned}
-    maker = Maker(reading, cubes, templates, random.Random(seed))
-    unread = maker.teach(questions.learned)
-    lessons = Lessons(
-        own=list(maker.own(questions.learned, others[0::2])),
-        foreign=maker.foreign(others[0::2], most=MOST_BESIDE),
-        quiet=maker.foreign(others[0::2], most=0),
-    )
-    uncovered = tuple(cube.id for index, cube in enumerate(cubes) if index not in covered)
-    return Course(lessons, maker.exam(questions.held_out, others[1::2]), questions.facts, uncovered, unread)
-
-
-class Maker:
-    """Makes lessons about ``cubes``."""
-
-    def __init__(
-        self, reading: Reading, cubes: Sequence[MemCube], templates: StudyTemplates, rng: random.Random
-    ) -> None:
+    def __init__(self, reading: Reading, cubes: Sequence[MemCube], templates: StudyTemplates, seed: int) -> None:
         self.reading = reading
         self.cubes = cubes
         self.templates = templates
-        self.rng = rng
+        self.rng = random.Random(seed)
+        self.questions = study(cubes, templates)
+        self.facts = self.questions.facts
+        covered = {question.cube for question in self.questions.learned}
+        self.uncovered = tuple(cube.id for index, cube in enumerate(cubes) if index not in covered)
         self.taught: dict[int, Lesson] = {}
+        self.unread = self.teach(self.questions.learned)
+
+    def course(self, foreign: Sequence[MemCube]) -> Course:
+        """Return lessons and examination, with ``foreign`` memories and invented ones beside the own."""
+        own_words = {words_of(cube.text) for cube in self.cubes}
+        others = [*foreign, *(invented(text) for text in self.templates.others)]
+        others = [cube for cube in others if words_of(cube.text) not in own_words][:MAX_FOREIGN]
+        lessons = Lessons(
+            own=list(self.own(self.questions.learned, others[0::2])),
+            foreign=self.foreign(others[0::2], most=MOST_BESIDE),
+            quiet=self.foreign(others[0::2], most=0),
+        )
+        return Course(lessons, self.exam(self.questions.held_out, others[1::2]))
 
     def teach(self, questions: Sequence[Question]) -> int:
         """Find for each fact the best answer of the model that reads its memory; return how many have no right one.

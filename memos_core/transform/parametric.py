@@ -11,7 +11,7 @@ from memos_core.engine.loading import LoadedModel
 from memos_core.engine.lora.adapter import Adapter, check_fit, decode, encode, parse_config, peft_config
 from memos_core.errors import GateFailed
 from memos_core.transform.base import Material, Meter, Pathway, Peer, Progress, Proposal
-from memos_core.transform.course import Course, prepare
+from memos_core.transform.course import Course, Maker
 from memos_core.transform.distill import Distiller, DistillSettings
 from memos_core.transform.gates import GateSettings, examine, plan_of, share
 from memos_core.transform.lessons import Reading, loaded_of
@@ -57,8 +57,9 @@ class Distillation(Pathway):
         reading = Reading(loaded)
         with Meter.running() as meter:
             material.progress(Progress("making questions", 0, self.settings.steps))
-            course = prepare(reading, material.cubes, material.foreign, self.templates, seed=material.seed)
-            self.refuse_what_cannot_be_taught(course, len(material.cubes))
+            maker = Maker(reading, material.cubes, self.templates, material.seed)
+            self.refuse_what_cannot_be_taught(maker)
+            course = maker.course(material.foreign)
             distiller = Distiller(loaded.model, self.settings, seed=material.seed)
             peers = [adapter_of(peer, loaded) for peer in material.peers]
             self.train(distiller, reading, course, peers, material)
@@ -76,7 +77,7 @@ class Distillation(Pathway):
             **self.settings.model_dump(mode="json"),
             "templates": self.templates.name,
             "seed": material.seed,
-            "facts": course.facts,
+            "facts": maker.facts,
             "steps_done": distiller.steps_done,
         }
         fidelity = {
@@ -101,14 +102,13 @@ class Distillation(Pathway):
             checkpoint=material.checkpoint,
         )
 
-    def refuse_what_cannot_be_taught(self, course: Course, memories: int) -> None:
-        if course.uncovered:
-            some = ", ".join(course.uncovered[:3])
-            found = f"no question could be made of {len(course.uncovered)} of {memories} memories ({some})"
+    def refuse_what_cannot_be_taught(self, maker: Maker) -> None:
+        if maker.uncovered:
+            some = ", ".join(maker.uncovered[:3])
+            found = f"no question could be made of {len(maker.uncovered)} of {len(maker.cubes)} memories ({some})"
             raise GateFailed(self.name, [found])
-        read = 1 - course.unread / course.facts
-        if read < self.gates.recall:
-            right = f"{course.facts - course.unread} of {course.facts} statements"
+        if 1 - maker.unread / maker.facts < self.gates.recall:
+            right = f"{maker.facts - maker.unread} of {maker.facts} statements"
             raise GateFailed(self.name, [f"the model answers {right} right while it reads them; it cannot teach more"])
 
 
