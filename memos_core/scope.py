@@ -312,13 +312,14 @@ class Scope(BoundScope):
         self,
         cube_id: str | Sequence[str],
         *,
-        to: Literal["activation", "parametric"],
+        to: Literal["activation", "parametric", "plaintext"],
         progress: Callable[[int, int], None] | None = None,
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
         ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories. ``to="parametric"``
-        distils them into a LoRA adapter and examines it. What did not pass its gates is not stored.
+        distils them into a LoRA adapter and examines it. ``to="plaintext"`` reads a KV cache back, or asks an adapter
+        what it knows. What did not pass its gates is not stored.
         ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
 
         Args:

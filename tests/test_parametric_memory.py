@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lora_parts import random_factors
+from lora_parts import adapt, random_factors
 
-from memos_core import HFEngine, MemCube, MemOS, Scope
-from memos_core.engine.base import BuiltAdapter
-from memos_core.engine.lora.adapter import encode, peft_config
+from memos_core import HFEngine, MemOS, Scope
+from memos_core.engine.lora.adapter import encode
 from memos_core.errors import (
     AdapterMismatch,
     AdapterOutdated,
@@ -26,7 +25,6 @@ from memos_core.principal import Principal
 from memos_core.records import Placement
 from memos_core.testing import FakeClock, HashEmbedder
 from memos_core.testing.models import tiny_model
-from memos_core.transform.base import Proposal
 
 TEXTS = ("My cat is called Biscuit.", "I live in Lisbon.", "I work at the harbour.")
 QUESTION = "What is my cat called?"
@@ -58,18 +56,6 @@ def ada(memos: MemOS) -> Scope:
 @pytest.fixture
 def ids(ada: Scope) -> list[str]:
     return [receipt.cube_id or "" for receipt in ada.add_many(TEXTS)]
-
-
-def adapt(scope: Scope, cube_ids: list[str], *, seed: int = 0) -> MemCube:
-    """Keep a random adapter as if it had been distilled from these memories."""
-    engine = scope.engine
-    assert isinstance(engine, HFEngine)
-    factors = random_factors(engine.loaded.model, seed=seed)
-    config = peft_config(4, list(factors), "tiny")
-    built = BuiltAdapter(encode(factors), config, engine.base_fingerprint, "tiny")
-    sources = tuple((cube_id, scope.get(cube_id).version) for cube_id in cube_ids)
-    proposal = Proposal("plaintext->parametric", sources, built, {"steps": 3})
-    return scope.get(scope._layers.transforms.commit(Principal(scope.user), proposal))
 
 
 def placed(reply: Any) -> dict[str, Placement | None]:

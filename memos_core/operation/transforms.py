@@ -30,10 +30,11 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, WriteSession
 from memos_core.operation.adapters import MemAdapters, sources_of
 from memos_core.operation.adapters import payload_of as payload_of_adapter
-from memos_core.operation.operator import found
+from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
-from memos_core.transform import Form, Material, Pathway, Peer, Progress, Proposal, pathway
+from memos_core.records import Turn
+from memos_core.transform import BuiltText, Form, Material, Pathway, Peer, Progress, Proposal, pathway
 
 __all__ = ["MemTransform"]
 
@@ -185,8 +186,8 @@ class MemTransform:
     def store(self, session: WriteSession, principal: Principal, proposal: Proposal) -> str | None:
         """``publish`` within a transaction that holds more than that."""
         product = proposal.product
-        if not isinstance(product, BuiltActivation | BuiltAdapter):
-            raise InvalidInput(f"{proposal.pathway} proposes nothing that is stored as a blob")
+        if isinstance(product, BuiltText):
+            return self.store_text(session, principal, proposal, product)
         key = content_key(proposal, product)
         if not self.sources_stand(session, principal, proposal.sources):
             return None
@@ -203,6 +204,30 @@ class MemTransform:
         made_from = [cube_id for cube_id, _ in proposal.sources]
         self.governance.audit(session, principal, "transform", [cube.id, *made_from])
         session.afterwards.append(partial(self.tell, principal, cube, made_from, proposal))
+        return cube.id
+
+    def store_text(
+        self, session: WriteSession, principal: Principal, proposal: Proposal, product: BuiltText
+    ) -> str | None:
+        """Store a text that was made from another form; where it says what a live memory says, return that one."""
+        if not self.sources_stand(session, principal, proposal.sources):
+            return None
+        turn = Turn(text=product.text, title=product.title, kind=product.kind)
+        operator = MemOperator(self.vault, self.governance, self.ids)
+        (draft,) = operator.structure(principal, [turn])
+        held = session.find_duplicate(principal.namespace, draft.dedup_key, self.governance.clock.now())
+        if held:
+            return held[0]
+        if self.governance.over_quota(session, principal.namespace, len(product.text.encode())):
+            return None
+        lineage = Lineage(sources=proposal.sources, pathway=proposal.pathway, parameters=proposal.record)
+        descriptive = draft.cube.header.descriptive.model_copy(update={"lineage": lineage})
+        header = draft.cube.header.model_copy(update={"descriptive": descriptive})
+        cube = draft.cube.model_copy(update={"header": header})
+        author = author_of(principal)
+        session.insert(cube, passages=draft.passages, dedup_key=draft.dedup_key, author=author, reason=proposal.pathway)
+        made_from = [cube_id for cube_id, _ in proposal.sources]
+        self.governance.audit(session, principal, "transform", [cube.id, *made_from])
         return cube.id
 
     def tell(self, principal: Principal, cube: MemCube, made_from: Sequence[str], proposal: Proposal) -> None:

@@ -36,6 +36,8 @@ __all__ = [
 PATHWAYS: Mapping[tuple[MemoryType, MemoryType], tuple[str, str]] = {
     (MemoryType.PLAINTEXT, MemoryType.ACTIVATION): ("prefill", "Prefill"),
     (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC): ("parametric", "Distillation"),
+    (MemoryType.ACTIVATION, MemoryType.PLAINTEXT): ("recite", "Recitation"),
+    (MemoryType.PARAMETRIC, MemoryType.PLAINTEXT): ("elicit", "Elicitation"),
 }
 """From and to, and the module and class of the pathway; it is imported when it is first asked for."""
 
