@@ -126,6 +126,14 @@ def test_gradient_checkpointing_gives_the_same_adapter() -> None:
     assert not model.training
 
 
+def test_a_model_in_bfloat16_gets_an_adapter_that_was_trained_in_float32() -> None:
+    model, _ = tiny_model("llama")
+    distiller = trained(model.to(torch.bfloat16))
+    assert all(each.dtype == torch.float32 for pair in distiller.factors.values() for each in pair)
+    assert all(each.dtype == torch.bfloat16 for pair in distiller.adapter().modules.values() for each in pair)
+    assert any(bool(pair.up.abs().sum()) for pair in distiller.factors.values())
+
+
 def test_only_named_modules_are_trained() -> None:
     model, _ = tiny_model("llama")
     distiller = Distiller(model, DistillSettings(targets=("down_proj",)))

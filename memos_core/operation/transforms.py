@@ -40,6 +40,8 @@ __all__ = ["MemTransform"]
 
 MAX_FOREIGN = 24
 """Other memories of the scope that a training looks at."""
+MAX_FOREIGN_CHARS = 400
+"""Longer ones are left out: several of them stand in one prompt."""
 MAX_PEERS = 3
 """Other adapters of the scope, the newest ones, likewise."""
 
@@ -140,7 +142,8 @@ class MemTransform:
         with self.vault.read() as session:
             plain = (MemoryType.PLAINTEXT,)
             others = session.listing(visibility, limit=MAX_FOREIGN + len(own), types=plain, now=now)
-        foreign = tuple(cube for cube in others if cube.id not in own)[:MAX_FOREIGN]
+        short = [cube for cube in others if cube.id not in own and len(cube.text) <= MAX_FOREIGN_CHARS]
+        foreign = tuple(short[:MAX_FOREIGN])
         adapters = MemAdapters(self.vault, self.governance)
         made = adapters.usable(principal, material.engine.base_fingerprint or "")
         apart = [cube for cube in made if not sources_of(cube) & own and payload_of_adapter(cube).scope == "tail"]

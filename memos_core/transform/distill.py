@@ -112,15 +112,17 @@ class Distiller:
                 continue
             down = torch.randn(self.settings.rank, module.in_features, generator=generator) / module.in_features**0.5
             up = torch.zeros(module.out_features, self.settings.rank)
-            made = (each.to(module.weight.device, module.weight.dtype).requires_grad_() for each in (down, up))
-            factors[name] = Factors(*made)
+            # In float32 whatever the model is in: steps this small would be lost in bfloat16.
+            factors[name] = Factors(*(each.to(module.weight.device).requires_grad_() for each in (down, up)))
         if not factors:
             raise InvalidInput(f"the model has no linear modules of the names {', '.join(self.settings.targets)}")
         return factors
 
     def adapter(self) -> Adapter:
-        """Return the adapter as it is now."""
-        return Adapter("training", {name: Factors(*(t.detach() for t in p)) for name, p in self.factors.items()})
+        """Return the adapter as it is now, in the dtype of the model."""
+        dtype = self.model.dtype
+        factors = {name: Factors(*(t.detach().to(dtype) for t in pair)) for name, pair in self.factors.items()}
+        return Adapter("training", factors)
 
     def step(self, lessons: Lessons, peers: Sequence[Adapter]) -> float:
         """Take one step and return the loss of the own lessons."""
@@ -172,7 +174,8 @@ class Distiller:
             stack: Keeps the hooks until the gradients are taken: activations may be computed again for them.
         """
         batch = Batch.of(lessons, self.model.device)
-        student = Adapter("training", self.factors)
+        dtype = self.model.dtype
+        student = Adapter("training", {n: Factors(*(t.to(dtype) for t in pair)) for n, pair in self.factors.items()})
         plan = LoRAPlan([[Use(student), *(Use(each) for each in beside)]])
         masks = [batch.tail, *(self._some(batch.tail) for _ in beside)]
         added = Added(batch.tail[quiet_from:] if watch else batch.tail[:0])
