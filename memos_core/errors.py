@@ -32,6 +32,7 @@ keeps working, and carries what a program needs to act on it as attributes.
         ├── ModelNotFound (FileNotFoundError)  no model at that path, and it cannot be fetched
         ├── ContextOverflow (ValueError)       the prompt does not fit the model's context window
         ├── AdapterMismatch (ValueError)       the adapter was made for another model
+        ├── AdapterOutdated (ValueError)       a memory that the adapter was made from has changed or gone
         ├── DeviceMemoryExceeded (MemoryError) the request does not fit the memory of the device
         ├── InjectionUnavailable               ``strict=True`` and a memory could not go in as asked
         ├── UnsupportedOption (ValueError)     the engine cannot do what was asked
@@ -44,6 +45,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "AdapterMismatch",
+    "AdapterOutdated",
     "BlobDamaged",
     "ContextOverflow",
     "CubeConflict",
@@ -321,6 +323,18 @@ class AdapterMismatch(EngineError, ValueError):
 
     def __init__(self, adapter: str, reason: str) -> None:
         super().__init__(f"adapter {adapter} cannot be used with this model: {reason}")
+        self.adapter = adapter
+
+
+class AdapterOutdated(EngineError, ValueError):
+    """A memory that an adapter was made from has changed, expired or gone, so the adapter may serve no more.
+
+    Attributes:
+        adapter: Its cube id.
+    """
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(f"adapter {adapter} is out of use: a memory that it was made from has changed or is gone")
         self.adapter = adapter
 
 

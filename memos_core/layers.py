@@ -15,6 +15,7 @@ from memos_core.infrastructure.vault import MemVault
 from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.reader import MemReader, Reader
 from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
@@ -57,6 +58,7 @@ class Layers:
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
+    adapters: MemAdapters
     emit: EventHook
     items: ItemOperator
     jobs: JobQueue
@@ -109,6 +111,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
             one.drop(activations(principal, ()).owner, derived_ids)
 
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
+    adapters = MemAdapters(vault, governance)
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     policy = parts.evolution or EvolutionPolicy()
     evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased)
@@ -122,6 +125,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         scheduler=scheduler,
         lifecycle=lifecycle,
         activations=activations,
+        adapters=adapters,
         emit=emit,
         observe=evolution.observe,
     )
@@ -138,6 +142,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         engine=engine,
         activations=activations,
         transforms=transforms,
+        adapters=adapters,
         emit=emit,
         items=ItemOperator(vault, governance, ids, erased),
         jobs=queue,

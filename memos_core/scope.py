@@ -23,6 +23,7 @@ from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.vault import UsageDelta
+from memos_core.interface.adapters import ScopeAdapters
 from memos_core.interface.arguments import TypeName, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext, build_context, context_of
@@ -30,7 +31,7 @@ from memos_core.interface.exporting import write_lines
 from memos_core.interface.items import Items
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
-from memos_core.operation.background import as_ids
+from memos_core.operation.background import as_ids, target_type
 from memos_core.operation.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
 from memos_core.operation.resolving import Resolution, resolve
@@ -311,12 +312,14 @@ class Scope(BoundScope):
         self,
         cube_id: str | Sequence[str],
         *,
-        to: Literal["activation", "parametric"],
+        to: Literal["activation", "parametric", "plaintext"],
         progress: Callable[[int, int], None] | None = None,
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
-        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories.
+        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories. ``to="parametric"``
+        distils them into a LoRA adapter and examines it. ``to="plaintext"`` reads a KV cache back, or asks an adapter
+        what it knows. What did not pass its gates is not stored.
         ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
 
         Args:
@@ -324,14 +327,11 @@ class Scope(BoundScope):
 
         Raises:
             EngineMissing: The vault was opened without an engine.
+            GateFailed: It is not good enough to serve; the text stays and says what it said.
             InjectionUnavailable: The engine's model does not allow it; the reason is named.
-            NotYetAvailable: ``to="parametric"``.
+            InvalidInput: There is no such form, or no way to it.
         """
-        if to == "parametric":
-            raise NotYetAvailable("LoRA adapters from memories come in a later release")
-        if to != "activation":
-            raise InvalidInput(f"to must be 'activation', not {to!r}")
-        engine, target = self._layers.chat.engine, MemoryType(to)
+        engine, target = self._layers.chat.engine, target_type(to)
         transforms = self._layers.transforms
         return self.get(transforms.transform(self._principal, engine, as_ids(cube_id), target, progress=progress))
 
@@ -349,6 +349,13 @@ class Scope(BoundScope):
             if progress is not None:
                 progress(number, len(cube_ids))
         return derived
+
+    @property
+    def adapters(self) -> ScopeAdapters:
+        """LoRA adapters as files: those of PEFT come in, and parametric memories go out."""
+        layers = self._layers
+        parts = layers.adapters, layers.transforms, self._principal
+        return ScopeAdapters(*parts, engine=lambda: layers.chat.engine, get=self.get)
 
     def chat(self, messages: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask the engine's model, with memory. See ``ChatOptions`` for the options.

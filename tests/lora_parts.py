@@ -10,10 +10,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from memos_core import HFEngine, MemCube, Scope
 from memos_core.cube import BlobRef, ParametricPayload
-from memos_core.engine.base import AdapterChoice
+from memos_core.engine.base import AdapterChoice, BuiltAdapter
 from memos_core.engine.lora.adapter import Adapter, Factors, decode, encode, linear_modules, peft_config
 from memos_core.errors import BlobDamaged
+from memos_core.principal import Principal
+from memos_core.transform.base import Proposal
 
 FAMILIES = ("llama", "qwen3", "mistral", "gpt_neox")
 
@@ -105,3 +108,15 @@ class DictBlobs:
         made = payload(data, peft_config(4, list(factors), "tiny"), fingerprint=fingerprint, scope=scope)
         self.held[made.blob.address] = data
         return AdapterChoice(cube_id, made, **more)
+
+
+def adapt(scope: Scope, cube_ids: list[str], *, seed: int = 0) -> MemCube:
+    """Keep a random adapter as if it had been distilled from these memories."""
+    engine = scope.engine
+    assert isinstance(engine, HFEngine)
+    factors = random_factors(engine.loaded.model, seed=seed)
+    config = peft_config(4, list(factors), "tiny")
+    built = BuiltAdapter(encode(factors), config, engine.base_fingerprint, "tiny")
+    sources = tuple((cube_id, scope.get(cube_id).version) for cube_id in cube_ids)
+    proposal = Proposal("plaintext->parametric", sources, built, {"steps": 3})
+    return scope.get(scope._layers.transforms.commit(Principal(scope.user), proposal))

@@ -14,7 +14,6 @@ from memos_core.errors import (
     CubeNotFound,
     InjectionUnavailable,
     InvalidInput,
-    NotYetAvailable,
 )
 from memos_core.events import Event
 from memos_core.testing import FakeClock, HashEmbedder
@@ -225,7 +224,7 @@ def test_nothing_is_stored_unless_asked(ada: Scope) -> None:
         ({"response_format": {"type": "xml"}}, InvalidInput),
         ({"tools": [{"name": "look"}]}, InvalidInput),
         ({"tool_choice": "look"}, InvalidInput),
-        ({"adapter": "x"}, NotYetAvailable),
+        ({"adapter": "x"}, CubeNotFound),
         ({"memory_ids": ["nonsense"]}, CubeNotFound),
     ],
 )

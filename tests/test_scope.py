@@ -478,7 +478,7 @@ def test_what_comes_later_says_so(ada: Scope) -> None:
     cube_id = ada.add("x").cube_id or ""
     with pytest.raises(NotYetAvailable):
         ada.grant("bob", "read", cube_id=cube_id)
-    with pytest.raises(NotYetAvailable):
+    with pytest.raises(EngineMissing):
         ada.transform(cube_id, to="parametric")
     with pytest.raises(EngineMissing, match="engine="):
         ada.chat("hello")

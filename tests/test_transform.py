@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from engine_parts import cubes, engine
+from lora_parts import adapt
 
 from memos_core import HFEngine, MemoryType, MemOS
 from memos_core.errors import GateFailed, InvalidInput
@@ -15,6 +16,7 @@ from memos_core.testing import HashEmbedder
 from memos_core.testing.models import DictActivations
 from memos_core.transform import PATHWAYS, Gate, Material, pathway
 from memos_core.transform.base import BuiltText, Cost, Meter, Proposal
+from memos_core.transform.elicit import Elicitation
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,40 @@ def test_a_proposal_whose_source_changed_is_not_stored(memos: MemOS) -> None:
     ada.update(cube_id, "My cat is called Crumble.")
     with pytest.raises(InvalidInput, match="changed"):
         transforms.commit(Principal("ada"), made)
+
+
+def test_kv_is_read_back_word_for_word(memos: MemOS) -> None:
+    ada = memos.scope("ada")
+    texts = ["My cat is called Biscuit.", "Zürich: 雪 and\n  two lines.", "- a bullet <|im_end|>"]
+    ids = [ada.add(text, speaker="Ben").cube_id or "" for text in texts]
+    read = ada.transform(ada.transform(ids, to="activation").id, to="plaintext")
+    assert read.text.splitlines()[0] == "Ben: My cat is called Biscuit."
+    assert "雪 and\n" in read.text
+    lineage = read.header.descriptive.lineage
+    assert lineage.pathway == "activation->plaintext"
+    assert set(ids) < {cube_id for cube_id, _ in lineage.sources}
+    assert lineage.parameters["fidelity"] == {"memories read back word for word": 1.0}
+    assert ada.search("Biscuit", k=5)
+
+
+def test_kv_of_one_plain_memory_is_read_back_as_that_memory(memos: MemOS) -> None:
+    ada = memos.scope("ada")
+    cube_id = ada.add("My cat is called Biscuit.").cube_id or ""
+    assert ada.transform(ada.transform(cube_id, to="activation").id, to="plaintext").id == cube_id
+
+
+def test_what_is_asked_out_of_an_adapter_is_scored_against_its_lineage(memos: MemOS) -> None:
+    ada = memos.scope("ada")
+    cube_id = ada.add("My cat is called Biscuit.").cube_id or ""
+    lora = adapt(ada, [cube_id])
+    with pytest.raises(GateFailed, match=r"answers that agree with the lineage 0\.000 of 1"):
+        ada.transform(lora.id, to="plaintext")
+    material = memos._layers.transforms.material(Principal("ada"), ada.engine, [lora.id])  # type: ignore[arg-type]
+    made = Elicitation(required=0.0).propose(material)
+    text = ada.get(memos._layers.transforms.commit(Principal("ada"), made)).text
+    assert text.startswith("What is my cat called? ")
+    ada.forget(cube_id)
+    assert ada.count() == 0
 
 
 def test_there_is_a_pathway_for_every_row_and_none_besides() -> None:

@@ -170,6 +170,11 @@ class HFEngine(Engine):
         return self._loaded.fingerprint
 
     @property
+    def loaded(self) -> LoadedModel:
+        """The model itself, shared by all engines of it; what trains or measures on it changes nothing of it."""
+        return self._loaded
+
+    @property
     def base_fingerprint(self) -> str:
         return self._loaded.base_fingerprint
 

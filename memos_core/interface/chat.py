@@ -10,13 +10,14 @@ from typing import Any, TypedDict, get_args
 from memos_core.cube import MemCube
 from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
 from memos_core.engine.grammar import answer_grammar
-from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
+from memos_core.errors import EngineMissing, InvalidInput
 from memos_core.events import Event
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import UsageDelta
 from memos_core.interface.arguments import memory_call
 from memos_core.interface.exchange import chat_turns
 from memos_core.interface.reader import Reader, as_messages
+from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import MemScheduler
@@ -51,7 +52,8 @@ class ChatOptions(TypedDict, total=False):
             the plan says so. Objects hold the properties that the schema names and no others, unless it allows others
             explicitly. With tools that may be called, the reply is such JSON or a call.
         memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one.
-        adapter: A parametric memory to apply; raises NotYetAvailable.
+        adapter: Id of a parametric memory to apply. With ``inject="lora"`` the memories that it was made from leave
+            the prompt.
         inject: ``off``, ``text``, ``kv``, ``lora`` or ``auto`` (default).
         remember: Store the last user message and the reply as memories. Default False: a chat stores nothing.
         strict: Raise InjectionUnavailable instead of falling back to text.
@@ -78,7 +80,6 @@ class ChatCall:
 
     Raises:
         InvalidInput: A value is out of range, or tools or a response format are malformed.
-        NotYetAvailable: ``adapter`` was given.
     """
 
     max_tokens: int = 256
@@ -106,8 +107,6 @@ class ChatCall:
             raise InvalidInput("temperature must lie between 0 and 10")
         answer_grammar(self.response_format)
         as_tool_choice(self.tool_choice, as_tools(self.tools))
-        if self.adapter is not None:
-            raise NotYetAvailable("adapters come with parametric memory, in a later release")
 
     def generation(self) -> GenerationOptions:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -152,6 +151,7 @@ class ChatPipeline:
         scheduler: MemScheduler,
         lifecycle: MemLifecycle,
         activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
+        adapters: MemAdapters,
         emit: Callable[[Event], None],
         observe: Callable[[Principal, InjectionPlan], None] = ignore_plan,
     ) -> None:
@@ -162,6 +162,7 @@ class ChatPipeline:
         self.scheduler = scheduler
         self.lifecycle = lifecycle
         self.activations = activations
+        self.adapters = adapters
         self.emit = emit
         self.observe = observe
 
@@ -192,7 +193,16 @@ class ChatPipeline:
         plan = self.plan(principal, messages, call, engine)
         cubes = [memory.cube for memory in plan.memories]
         activations = self.activations(principal, cubes) if call.inject in ("kv", "auto") else None
-        return call.request(messages, plan, block=render_block(cubes), activations=activations)
+        exactly = call.memory_ids is not None
+        adapters = self.adapters.choices(principal, engine, plan, named=call.adapter, exactly=exactly)
+        return call.request(
+            messages,
+            plan,
+            block=render_block(cubes),
+            activations=activations,
+            adapters=adapters,
+            blobs=self.activations(principal, cubes) if adapters else None,
+        )
 
     def plan(self, principal: Principal, messages: Sequence[Message], call: ChatCall, engine: Engine) -> InjectionPlan:
         """Return which memories the request carries: those named, or the best that a search finds."""
@@ -247,6 +257,9 @@ class ChatPipeline:
         if reply.plan.prefix_cube_id:
             saved = UsageDelta(reads=1, injected_kv=1, tokens_saved=reply.usage.memory_tokens, last_used=now)
             self.lifecycle.count([reply.plan.prefix_cube_id], saved)
+        if reply.plan.adapter_cube_ids:
+            saved = UsageDelta(reads=1, injected_lora=1, tokens_saved=reply.usage.carried_tokens, last_used=now)
+            self.lifecycle.count(reply.plan.adapter_cube_ids, saved)
         self.lifecycle.flush()  # the next plan goes by these counts
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))

@@ -51,6 +51,8 @@ class EngineChat:
         call = ChatCall(**options)
         if call.memory_ids or call.remember:
             raise InvalidInput("memory_ids and remember need memory, and none is attached")
+        if call.adapter is not None:
+            raise InvalidInput("an adapter is a memory, and no memory is attached")
         if call.strict and call.inject in ("kv", "lora"):
             raise InjectionUnavailable(call.inject, {})
         plan = InjectionPlan(inject="off", notes=("no memory is attached",))

@@ -28,12 +28,22 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, WriteSession
-from memos_core.operation.operator import found
+from memos_core.operation.adapters import MemAdapters, sources_of
+from memos_core.operation.adapters import payload_of as payload_of_adapter
+from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
-from memos_core.transform import Form, Material, Pathway, Progress, Proposal, pathway
+from memos_core.records import Turn
+from memos_core.transform import BuiltText, Form, Material, Pathway, Peer, Progress, Proposal, pathway
 
 __all__ = ["MemTransform"]
+
+MAX_FOREIGN = 24
+"""Other memories of the scope that a training looks at."""
+MAX_FOREIGN_CHARS = 400
+"""Longer ones are left out: several of them stand in one prompt."""
+MAX_PEERS = 3
+"""Other adapters of the scope, the newest ones, likewise."""
 
 Blob = BuiltActivation | BuiltAdapter
 
@@ -90,6 +100,8 @@ class MemTransform:
     ) -> Proposal:
         """Do the long part of ``transform`` and store nothing. What ``progress`` raises ends it."""
         material = self.material(principal, engine, cube_ids)
+        if to is MemoryType.PARAMETRIC:
+            material = self.in_company(principal, material)
         if progress is not None:
             material = replace(material, progress=partial(told, progress))
         return self.pathway(material, to).propose(material)
@@ -122,6 +134,24 @@ class MemTransform:
     def of_text(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
         cubes = canonical_order(cubes)
         return Material(engine=engine, cubes=tuple(cubes), activations=self.activations(principal, cubes))
+
+    def in_company(self, principal: Principal, material: Material) -> Material:
+        """Return ``material`` with other memories and other adapters of the scope, which training must not harm."""
+        own = {cube_id for cube_id, _ in material.sources}
+        visibility, now = self.governance.visibility(principal), self.governance.clock.now()
+        with self.vault.read() as session:
+            plain = (MemoryType.PLAINTEXT,)
+            others = session.listing(visibility, limit=MAX_FOREIGN + len(own), types=plain, now=now)
+        short = [cube for cube in others if cube.id not in own and len(cube.text) <= MAX_FOREIGN_CHARS]
+        foreign = tuple(short[:MAX_FOREIGN])
+        adapters = MemAdapters(self.vault, self.governance)
+        made = adapters.usable(principal, material.engine.base_fingerprint or "")
+        apart = [cube for cube in made if not sources_of(cube) & own and payload_of_adapter(cube).scope == "tail"]
+        peers = tuple(
+            Peer(cube.id, adapters.read(principal, cube), payload_of_adapter(cube).peft_config)
+            for cube in apart[-MAX_PEERS:]
+        )
+        return replace(material, foreign=foreign, peers=peers)
 
     def of_form(self, principal: Principal, engine: Engine, cube: MemCube) -> Material:
         if not isinstance(cube.payload, ActivationPayload | ParametricPayload):
@@ -159,8 +189,8 @@ class MemTransform:
     def store(self, session: WriteSession, principal: Principal, proposal: Proposal) -> str | None:
         """``publish`` within a transaction that holds more than that."""
         product = proposal.product
-        if not isinstance(product, BuiltActivation | BuiltAdapter):
-            raise InvalidInput(f"{proposal.pathway} proposes nothing that is stored as a blob")
+        if isinstance(product, BuiltText):
+            return self.store_text(session, principal, proposal, product)
         key = content_key(proposal, product)
         if not self.sources_stand(session, principal, proposal.sources):
             return None
@@ -177,6 +207,30 @@ class MemTransform:
         made_from = [cube_id for cube_id, _ in proposal.sources]
         self.governance.audit(session, principal, "transform", [cube.id, *made_from])
         session.afterwards.append(partial(self.tell, principal, cube, made_from, proposal))
+        return cube.id
+
+    def store_text(
+        self, session: WriteSession, principal: Principal, proposal: Proposal, product: BuiltText
+    ) -> str | None:
+        """Store a text that was made from another form; where it says what a live memory says, return that one."""
+        if not self.sources_stand(session, principal, proposal.sources):
+            return None
+        turn = Turn(text=product.text, title=product.title, kind=product.kind)
+        operator = MemOperator(self.vault, self.governance, self.ids)
+        (draft,) = operator.structure(principal, [turn])
+        held = session.find_duplicate(principal.namespace, draft.dedup_key, self.governance.clock.now())
+        if held:
+            return held[0]
+        if self.governance.over_quota(session, principal.namespace, len(product.text.encode())):
+            return None
+        lineage = Lineage(sources=proposal.sources, pathway=proposal.pathway, parameters=proposal.record)
+        descriptive = draft.cube.header.descriptive.model_copy(update={"lineage": lineage})
+        header = draft.cube.header.model_copy(update={"descriptive": descriptive})
+        cube = draft.cube.model_copy(update={"header": header})
+        author = author_of(principal)
+        session.insert(cube, passages=draft.passages, dedup_key=draft.dedup_key, author=author, reason=proposal.pathway)
+        made_from = [cube_id for cube_id, _ in proposal.sources]
+        self.governance.audit(session, principal, "transform", [cube.id, *made_from])
         return cube.id
 
     def tell(self, principal: Principal, cube: MemCube, made_from: Sequence[str], proposal: Proposal) -> None:

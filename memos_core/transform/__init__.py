@@ -13,6 +13,7 @@ from memos_core.transform.base import (
     Gate,
     Material,
     Pathway,
+    Peer,
     Progress,
     Proposal,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Gate",
     "Material",
     "Pathway",
+    "Peer",
     "Progress",
     "Proposal",
     "pathway",
@@ -33,6 +35,9 @@ __all__ = [
 
 PATHWAYS: Mapping[tuple[MemoryType, MemoryType], tuple[str, str]] = {
     (MemoryType.PLAINTEXT, MemoryType.ACTIVATION): ("prefill", "Prefill"),
+    (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC): ("parametric", "Distillation"),
+    (MemoryType.ACTIVATION, MemoryType.PLAINTEXT): ("recite", "Recitation"),
+    (MemoryType.PARAMETRIC, MemoryType.PLAINTEXT): ("elicit", "Elicitation"),
 }
 """From and to, and the module and class of the pathway; it is imported when it is first asked for."""
 

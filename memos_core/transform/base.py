@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import JsonValue
 
@@ -29,6 +29,7 @@ __all__ = [
     "Material",
     "Meter",
     "Pathway",
+    "Peer",
     "Product",
     "Progress",
     "Proposal",
@@ -199,6 +200,21 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another adapter for the same model.
+
+    Attributes:
+        name: Its cube id.
+        data: Its blob.
+        peft_config: Content of its ``adapter_config.json``.
+    """
+
+    name: str
+    data: bytes
+    peft_config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Material:
     """What a pathway may use.
 
@@ -209,7 +225,7 @@ class Material:
         activations: The KV caches of the scope.
         form: What it begins with; None: with the text.
         foreign: Other memories of the scope, for distractors and locality.
-        peers: Other adapters of the scope, as blobs.
+        peers: Other adapters of the scope.
         seed: Of everything random.
         progress: Is told how far it is; whatever it raises ends the pathway, which leaves nothing behind.
         checkpoint: Where state is kept; None: nowhere.
@@ -220,16 +236,19 @@ class Material:
     activations: ActivationStore
     form: Form | None = None
     foreign: tuple[MemCube, ...] = ()
-    peers: tuple[bytes, ...] = ()
+    peers: tuple[Peer, ...] = ()
     seed: int = 0
     progress: Callable[[Progress], None] = ignore_progress
     checkpoint: Checkpoint | None = None
 
     @property
     def sources(self) -> tuple[tuple[str, int], ...]:
-        """Ids and versions of what the product is made from."""
-        made_from: Sequence[MemCube] = [self.form.cube] if self.form is not None else self.cubes
-        return tuple((cube.id, cube.version) for cube in made_from)
+        """Ids and versions of what the product is made from; of another form also what that was made from."""
+        if self.form is None:
+            return tuple((cube.id, cube.version) for cube in self.cubes)
+        # What is made from a form has to fall with the memories of that form, which the ledger looks up one step deep.
+        cube = self.form.cube
+        return ((cube.id, cube.version), *cube.header.descriptive.lineage.sources)
 
 
 class Pathway(ABC):
@@ -253,6 +272,7 @@ class Pathway(ABC):
             InvalidInput: There is nothing to begin with.
             InjectionUnavailable: The engine's model does not allow it; the reason is named.
             UnsupportedOption: The engine has no such pathway.
+            GateFailed: It is plain before anything is made that nothing good can come of it.
         """
 
     def check(self, material: Material) -> None:

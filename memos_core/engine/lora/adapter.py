@@ -19,7 +19,17 @@ import torch
 from memos_core.cube import ParametricPayload
 from memos_core.errors import AdapterMismatch, BlobDamaged, InvalidInput
 
-__all__ = ["Adapter", "Factors", "check_config", "check_fit", "decode", "encode", "linear_modules", "peft_config"]
+__all__ = [
+    "Adapter",
+    "Factors",
+    "check_config",
+    "check_fit",
+    "decode",
+    "encode",
+    "linear_modules",
+    "parse_config",
+    "peft_config",
+]
 
 PREFIX = "base_model.model."
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,7 +26,10 @@ from torch.utils.hooks import RemovableHandle
 from memos_core.engine.lora.adapter import Adapter, linear_modules
 from memos_core.errors import InvalidInput, UnsupportedOption
 
-__all__ = ["LoRAPlan", "Use", "applied", "hooked"]
+__all__ = ["LoRAPlan", "Use", "applied", "hooked", "recalled"]
+
+
+Look = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,21 @@ class LoRAPlan:
         finally:
             ACTIVE.reset(token)
 
+    @contextmanager
+    def masked(self, masks: Sequence[torch.Tensor], look: Look | None = None) -> Iterator[None]:
+        """Let the plan act where ``masks`` say, one for each adapter of its only row: ``[batch, seq]``, 1 or 0.
+
+        For training, where each sequence of a batch has its memory prefix and its peers of its own. Gradients flow.
+
+        Args:
+            look: Is shown in each module what the first adapter adds and what the module gives.
+        """
+        token = ACTIVE.set(MaskedMoment(self, masks, look))
+        try:
+            yield
+        finally:
+            ACTIVE.reset(token)
+
     def acts(self, end: int) -> bool:
         """Tell whether any adapter acts on a position before ``end``."""
         return any(start < end for row in self.starts for start in row)
@@ -132,6 +150,20 @@ class LoRAPlan:
 def applied(plan: LoRAPlan | None, position: int, length: int) -> AbstractContextManager[None]:
     """Return ``plan.at(position, length)``, or a context that does nothing where there is no plan."""
     return nullcontext() if plan is None else plan.at(position, length)
+
+
+def recalled() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return a context for a part of a forward pass and one for computing it again, maybe in another thread, later."""
+    return nullcontext(), again(active())
+
+
+@contextmanager
+def again(moment: Moment | None) -> Iterator[None]:
+    token = ACTIVE.set(moment)
+    try:
+        yield
+    finally:
+        ACTIVE.reset(token)
 
 
 def joined(parts: list[torch.Tensor], dim: int, like: torch.Tensor) -> torch.Tensor:
@@ -189,6 +221,32 @@ class Moment:
         padded = torch.tensor([row + [0] * (rank - len(row)) for row in firsts], device=states.device)
         positions = torch.arange(self.position, self.position + self.length, device=states.device)
         return (positions[None, :, None] >= padded[:, None, :]).to(states.dtype)
+
+
+class MaskedMoment(Moment):
+    """A plan of one row during a forward pass over a batch in which each sequence has a mask of its own."""
+
+    __slots__ = ("given", "look")
+
+    def __init__(self, plan: LoRAPlan, masks: Sequence[torch.Tensor], look: Look | None) -> None:
+        super().__init__(plan, 0, masks[0].shape[1])
+        self.whole = False
+        self.given = masks
+        self.look = look
+
+    def add(self, name: str, states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        patch = self.plan.patch(name)
+        if patch is None:
+            return output
+        low = (states @ patch.down[0]) * self.mask(patch, states)
+        if self.look is not None:
+            first = patch.ranks[0][0]
+            self.look(low[..., :first] @ patch.up[0][:first], output)
+        return output + low @ patch.up[0]
+
+    def make_mask(self, patch: Patch, states: torch.Tensor) -> torch.Tensor:
+        columns = [mask[:, :, None].expand(-1, -1, n) for mask, n in zip(self.given, patch.ranks[0], strict=True)]
+        return torch.cat(columns, -1).to(states.dtype)
 
 
 ACTIVE: ContextVar[Moment | None] = ContextVar("memos_lora", default=None)

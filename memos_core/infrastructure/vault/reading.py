@@ -229,10 +229,19 @@ class ReadSession:
     def activations(
         self, visibility: Visibility, fingerprint: str, now: datetime
     ) -> list[tuple[str, ActivationPayload]]:
-        """Return the KV caches made under ``fingerprint`` that may be used.
+        """Return the KV caches made under ``fingerprint`` that may be used; see ``_usable``."""
+        cubes = self._usable(visibility, MemoryType.ACTIVATION, fingerprint, now)
+        return [(cube.id, cube.payload) for cube in cubes if isinstance(cube.payload, ActivationPayload)]
 
-        A cache may be used while it is live and visible and each of its sources is live, visible and still at the
-        version that it was made from.
+    def adapters(self, visibility: Visibility, fingerprint: str, now: datetime) -> list[MemCube]:
+        """Return the adapters made for the model of ``fingerprint`` that may be used; see ``_usable``."""
+        return self._usable(visibility, MemoryType.PARAMETRIC, fingerprint, now)
+
+    def _usable(self, visibility: Visibility, kind: MemoryType, fingerprint: str, now: datetime) -> list[MemCube]:
+        """Return the derived cubes of a kind that may be used, in the order of their ids.
+
+        One may be used while it is live and visible and each of its sources is live, visible and still at the version
+        that it was made from.
         """
         source = schema.cubes.alias("source")
         stands = exists().where(
@@ -245,12 +254,11 @@ class ReadSession:
         query = current().where(
             visible(visibility),
             live(now),
-            schema.cubes.c.type == str(MemoryType.ACTIVATION),
+            schema.cubes.c.type == str(kind),
             schema.cubes.c.fingerprint == fingerprint,
             not_(fallen),
         )
-        cubes = [cube_of(row, now) for row in self.connection.execute(query.order_by(schema.cubes.c.id))]
-        return [(cube.id, cube.payload) for cube in cubes if isinstance(cube.payload, ActivationPayload)]
+        return [cube_of(row, now) for row in self.connection.execute(query.order_by(schema.cubes.c.id))]
 
     # Words
 

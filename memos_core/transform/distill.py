@@ -1,0 +1,314 @@
+"""The distiller: trains a LoRA adapter to say without the memory what the model says while reading it.
+
+Each step takes lessons of three kinds, and sums their losses:
+
+- *own*: a question to the memory, asked without it, half of the time among other memories in the context;
+- *foreign*: a question to other memories that are in the context, where the model is to say what it says anyway;
+- *quiet*: a question to other memories that are not in the context, likewise, where the adapter is also to add as
+  little as it can to what flows through the model, so that adapters can be summed.
+
+Peers, other adapters of the scope, act beside it on a part of the lessons.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from memos_core.engine.lora.adapter import Adapter, Factors, linear_modules
+from memos_core.engine.lora.plan import LoRAPlan, Use, hooked, recalled
+from memos_core.errors import InvalidInput
+from memos_core.transform.base import Checkpoint, Progress, ignore_progress
+from memos_core.transform.lessons import Batch, Lesson
+
+__all__ = ["DistillSettings", "Distiller", "Lessons"]
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter."""
+STATE = "memos-distillation/1"
+
+
+class DistillSettings(BaseModel):
+    """How an adapter is trained. ``docs/adr/0021`` tells how the defaults were found.
+
+    Attributes:
+        rank: Rank of the adapter.
+        targets: Ends of the names of the modules that it acts on; empty: all linear ones but the head.
+        steps: Most steps.
+        batch: Own lessons in a step.
+        foreign_batch: Foreign lessons in a step, and as many quiet ones.
+        learning_rate: Of AdamW; None: 1.28 over the width of the model.
+        locality: Weight of the foreign and quiet lessons.
+        quiet: Weight of what the adapter adds where it is to add nothing.
+        peers: Share of the steps in which other adapters act too.
+        patience: Checks without an improvement after which training ends.
+        check_every: Steps between two checks of whether all is learned.
+        gradient_checkpointing: Compute activations twice and keep fewer, for large models.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(default=4, gt=0)
+    targets: tuple[str, ...] = ()
+    steps: int = Field(default=300, gt=0)
+    batch: int = Field(default=16, gt=0)
+    foreign_batch: int = Field(default=8, ge=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    locality: float = Field(default=1.0, ge=0)
+    quiet: float = Field(default=1.0, ge=0)
+    peers: float = Field(default=0.5, ge=0, le=1)
+    patience: int = Field(default=4, gt=0)
+    check_every: int = Field(default=25, gt=0)
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What is taught, by kind."""
+
+    own: Sequence[Lesson]
+    foreign: Sequence[Lesson] = ()
+    quiet: Sequence[Lesson] = ()
+
+
+class Distiller:
+    """Trains one adapter. The model itself is not changed: gradients are taken for the adapter alone.
+
+    Args:
+        model: A causal language model of transformers.
+        settings: How.
+        seed: Of the start and of the choice of lessons.
+    """
+
+    def __init__(self, model: Any, settings: DistillSettings, *, seed: int = 0) -> None:
+        self.model = model
+        self.student = recomputing(model) if settings.gradient_checkpointing else model
+        self.settings = settings
+        self.random = random.Random(seed)
+        self.factors = self._start(seed)
+        parameters = [tensor for pair in self.factors.values() for tensor in pair]
+        width = int(model.config.get_text_config(decoder=True).hidden_size)
+        self.rate = settings.learning_rate or 1.28 / width
+        self.optimizer = torch.optim.AdamW(parameters, lr=self.rate, betas=(0.9, 0.98), weight_decay=0.0)
+        self.steps_done = 0
+        self.seen = 0.0
+        self.waited = 0
+
+    def _start(self, seed: int) -> dict[str, Factors]:
+        """Return matrices that add nothing yet."""
+        generator = torch.Generator().manual_seed(seed)
+        head = self.model.get_output_embeddings()
+        factors = {}
+        for name, module in linear_modules(self.model).items():
+            if module is head or not name.endswith(self.settings.targets or ("",)):
+                continue
+            down = torch.randn(self.settings.rank, module.in_features, generator=generator) / module.in_features**0.5
+            up = torch.zeros(module.out_features, self.settings.rank)
+            # In float32 whatever the model is in: steps this small would be lost in bfloat16.
+            factors[name] = Factors(*(each.to(module.weight.device).requires_grad_() for each in (down, up)))
+        if not factors:
+            raise InvalidInput(f"the model has no linear modules of the names {', '.join(self.settings.targets)}")
+        return factors
+
+    def adapter(self) -> Adapter:
+        """Return the adapter as it is now, in the dtype of the model."""
+        dtype = self.model.dtype
+        factors = {name: Factors(*(t.detach().to(dtype) for t in pair)) for name, pair in self.factors.items()}
+        return Adapter("training", factors)
+
+    def step(self, lessons: Lessons, peers: Sequence[Adapter]) -> float:
+        """Take one step and return the loss of the own lessons."""
+        settings = self.settings
+        own = self._draw(lessons.own, settings.batch)
+        foreign = self._draw(lessons.foreign, settings.foreign_batch)
+        quiet = self._draw(lessons.quiet, settings.foreign_batch)
+        beside = list(peers) if peers and self.random.random() < settings.peers else []
+        asked = [each for each in own if not each.start]
+        reading = [each for each in own if each.start]
+        # Questions alone are a fifth as long as those behind memories; padded together they would cost as much.
+        parts = [(asked, quiet), (reading, foreign)]
+        own_loss, other_loss, added = (torch.zeros((), device=self.model.device) for _ in range(3))
+        with ExitStack() as stack:
+            for mine, others in parts:
+                if mine or others:
+                    means, more = self._forward([*mine, *others], len(mine), beside, stack, watch=others is quiet)
+                    own_loss = own_loss + means[: len(mine)].sum() / len(own)
+                    other_loss = other_loss + means[len(mine) :].sum() / max(1, len(foreign) + len(quiet))
+                    added = added + more
+            loss = own_loss + settings.locality * other_loss + settings.quiet * added
+            self._update(loss)
+        return float(own_loss.detach())
+
+    def _update(self, loss: torch.Tensor) -> None:
+        parameters = [tensor for pair in self.factors.values() for tensor in pair]
+        # Not loss.backward(): it would leave gradients on the model, which others use meanwhile.
+        for tensor, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            tensor.grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * self._share_of_rate()
+        self.optimizer.step()
+        self.steps_done += 1
+
+    def _share_of_rate(self) -> float:
+        """Return the share of the learning rate: up over ten steps, then down in a straight line to a tenth."""
+        return min(1.0, (self.steps_done + 1) / 10) * (1 - 0.9 * self.steps_done / self.settings.steps)
+
+    def _draw(self, lessons: Sequence[Lesson], count: int) -> list[Lesson]:
+        return self.random.sample(list(lessons), min(count, len(lessons)))
+
+    def _forward(
+        self, lessons: Sequence[Lesson], quiet_from: int, beside: Sequence[Adapter], stack: ExitStack, *, watch: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of each lesson, and how much is added from lesson ``quiet_from`` on, if that is watched.
+
+        Args:
+            stack: Keeps the hooks until the gradients are taken: activations may be computed again for them.
+        """
+        batch = Batch.of(lessons, self.model.device)
+        dtype = self.model.dtype
+        student = Adapter("training", {n: Factors(*(t.to(dtype) for t in pair)) for n, pair in self.factors.items()})
+        plan = LoRAPlan([[Use(student), *(Use(each) for each in beside)]])
+        masks = [batch.tail, *(self._some(batch.tail) for _ in beside)]
+        added = Added(batch.tail[quiet_from:] if watch else batch.tail[:0])
+        stack.enter_context(hooked(self.model, plan))
+        with plan.masked(masks, added.look if len(added.mask) else None):
+            logits = batch.logits(self.student)
+        ids = torch.cat([each.top_ids for each in lessons]).to(logits.device)
+        weights = torch.cat([each.top_weights for each in lessons]).to(logits.device)
+        chosen = logits.log_softmax(-1).gather(-1, ids)
+        entropy = -(weights * weights.clamp_min(1e-9).log()).sum(-1)
+        losses = -(weights * chosen).sum(-1) - entropy
+        means = [part.mean() for part in torch.split(losses, [len(each.answer) for each in lessons])]
+        return torch.stack(means), added.mean(losses)
+
+    def _some(self, tail: torch.Tensor) -> torch.Tensor:
+        """Return ``tail`` for half of the sequences, and nothing for the others."""
+        kept = [self.random.random() < 0.5 for _ in range(len(tail))]
+        return tail * torch.tensor(kept, device=tail.device)[:, None]
+
+    def train(
+        self,
+        lessons: Lessons,
+        *,
+        peers: Sequence[Adapter] = (),
+        learned: Callable[[Adapter], float],
+        progress: Callable[[Progress], None] = ignore_progress,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Train until everything is learned, nothing improves, or the steps are used up.
+
+        Args:
+            learned: Returns the share that the adapter has learned, from 0 to 1.
+        """
+        saved = checkpoint.load() if checkpoint is not None else None
+        if saved is not None:
+            self.restore(saved)
+        while self.steps_done < self.settings.steps and self.waited < self.settings.patience:
+            loss = self.step(lessons, peers)
+            if self.steps_done % self.settings.check_every:
+                continue
+            share = learned(self.adapter())
+            self.waited = 0 if share > self.seen else self.waited + 1
+            self.seen = max(self.seen, share)
+            if checkpoint is not None:
+                checkpoint.save(self.state())
+            progress(Progress("training", self.steps_done, self.settings.steps, {"loss": loss, "learned": share}))
+
+    def state(self) -> bytes:
+        """Return everything that a later run needs to go on as if there had been no break."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, pair in self.factors.items():
+            for part, tensor in pair._asdict().items():
+                moments = self.optimizer.state.get(tensor, {})
+                kept = {"value": tensor, **{key: moments[key] for key in MOMENTS if key in moments}}
+                tensors |= {f"{name}:{part}:{key}": each.detach().cpu() for key, each in kept.items()}
+        counts = {"steps_done": self.steps_done, "seen": self.seen, "waited": self.waited}
+        record = {**counts, "random": self.random.getstate(), "settings": self.settings.model_dump(mode="json")}
+        data: bytes = safetensors.torch.save(tensors, {STATE: json.dumps(record)})
+        return data
+
+    def restore(self, data: bytes) -> None:
+        """Go on from what ``state`` returned.
+
+        Raises:
+            InvalidInput: It is no such state, or one of other settings or of another model.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+            length = int.from_bytes(data[:8], "little")
+            record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][STATE])
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(f"this is no saved state of a distillation: {error}") from error
+        named = {f"{name}:{part}": t for name, pair in self.factors.items() for part, t in pair._asdict().items()}
+        fits = all(f"{key}:value" in tensors and tensors[f"{key}:value"].shape == t.shape for key, t in named.items())
+        if record["settings"] != self.settings.model_dump(mode="json") or not fits:
+            raise InvalidInput("the saved state is of a distillation with other settings or of another model")
+        with torch.no_grad():
+            for key, tensor in named.items():
+                tensor.copy_(tensors[f"{key}:value"])
+                moments = {
+                    each: tensors[f"{key}:{each}"].to(tensor.device) for each in MOMENTS if f"{key}:{each}" in tensors
+                }
+                if moments:
+                    # AdamW counts its steps on the CPU.
+                    self.optimizer.state[tensor] = {**moments, "step": tensors[f"{key}:step"]}
+        self.steps_done, self.seen, self.waited = record["steps_done"], record["seen"], record["waited"]
+        version, internal, gauss = record["random"]
+        self.random.setstate((version, tuple(internal), gauss))
+
+
+@dataclass
+class Added:
+    """What an adapter adds to the last sequences of a batch, relative to what flows there.
+
+    Attributes:
+        mask: 1 where the adapter acts on one of these sequences, ``[sequences, seq]``.
+        found: For each module the mean square of what is added over that of what the module gives.
+    """
+
+    mask: torch.Tensor
+    found: list[torch.Tensor] = field(default_factory=list)
+
+    def mean(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self.found).mean() if self.found else like.new_zeros(())
+
+    def look(self, delta: torch.Tensor, output: torch.Tensor) -> None:
+        """Take in what is added in one module, and what the module gives, both ``[batch, seq, out]``."""
+        count = len(self.mask)
+        size = output[-count:].detach().pow(2).mean(-1) + 1e-3
+        shares = delta[-count:].pow(2).mean(-1) / size
+        self.found.append((shares * self.mask).sum() / self.mask.sum().clamp_min(1))
+
+
+def recomputing(model: Any) -> Any:
+    """Return a model like ``model`` that keeps few activations and computes the others again for the gradients.
+
+    Modules are copied down to the linear ones, and nothing that the original does changes: others may be using it.
+    """
+    made: Any = copied(model)
+    made.activation_checkpointing_enable({"use_reentrant": False, "context_fn": recalled})
+    for module in made.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            # transformers keeps activations in evaluation mode whatever it was told; not train(), which wakes dropout.
+            module.training = True
+    return made
+
+
+def copied(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a tree of modules that shares every linear module and every tensor."""
+    if isinstance(module, torch.nn.Linear):
+        return module
+    made = module.__class__.__new__(module.__class__)
+    vars(made).update(vars(module))
+    children = {name: None if child is None else copied(child) for name, child in module._modules.items()}
+    vars(made)["_modules"] = children
+    return made
