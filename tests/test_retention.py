@@ -148,6 +148,23 @@ def test_a_vault_that_is_opened_with_a_policy_tidies_by_itself(tmp_path: Path, c
         assert texts(ada) == []
 
 
+def test_the_audit_is_kept_as_long_as_the_policy_says(memos: MemOS, ada: Scope, clock: FakeClock) -> None:
+    def actions() -> list[str]:
+        with memos._layers.vault.read() as session:
+            return [entry["action"] for entry in session.audit("ada")]
+
+    cube_id = add(ada, "one")
+    clock.advance(2 * DAY)
+    ada.update(cube_id, "two")
+    policy = RetentionPolicy(keep_audit_seconds=DAY)
+    memos.tidy(policy=policy, dry_run=True)
+    assert actions() == ["update", "add"]
+    memos.tidy(policy=policy)
+    assert actions() == ["update"]
+    assert [record.author for record in ada.history(cube_id)] == ["ada", "ada"]
+    memos.verify()
+
+
 def test_one_scope_is_tidied_at_a_time(memos: MemOS, ada: Scope, clock: FakeClock) -> None:
     ben = memos.scope(user="ben")
     add(ada, "one", session="S1")

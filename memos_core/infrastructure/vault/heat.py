@@ -50,7 +50,7 @@ def hottest(session: ReadSession, visibility: Visibility, *, at_least: float, li
     """Return live text memories that were at least that hot when they were used last, the hottest first."""
     u, c = schema.usage, schema.cubes
     conditions = [
-        visible(visibility, by_id=True),
+        visible(visibility),
         live(session.now),
         c.c.type == str(MemoryType.PLAINTEXT),
         of_collection(None),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, and_, exists, func, not_, select
+from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, select
 
 from memos_core.cube import MemoryType, State, cooling
 from memos_core.infrastructure.vault import schema
@@ -16,8 +16,9 @@ from memos_core.infrastructure.vault.values import Visibility
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
+    from memos_core.infrastructure.vault.writing import WriteSession
 
-__all__ = ["Use", "count_live", "lapsed", "uses"]
+__all__ = ["Use", "count_live", "lapsed", "remove_audit", "uses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +82,11 @@ def lapsed(session: ReadSession, visibility: Visibility, *, before: datetime, li
     )
     query = select(c.c.id).where(visible(visibility), texts(), c.c.expires_at <= micros(before), not_(needed))
     return list(session.connection.scalars(query.order_by(c.c.expires_at, c.c.id).limit(limit)))
+
+
+def remove_audit(session: WriteSession, before: datetime) -> int:
+    """Delete the entries of the audit that are older than a moment, and return how many."""
+    a, about = schema.audit, schema.audit_cubes
+    old = select(a.c.id).where(a.c.at < micros(before))
+    session.connection.execute(delete(about).where(about.c.audit_id.in_(old)))
+    return session.connection.execute(delete(a).where(a.c.at < micros(before))).rowcount
