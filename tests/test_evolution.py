@@ -161,6 +161,22 @@ def test_nothing_is_made_and_dropped_in_turns(memos: MemOS, ada: Scope, clock: F
     assert changes <= 2
 
 
+def test_kv_of_a_model_that_is_gone_keeps_no_memory_from_that_of_the_new_one(
+    tmp_path: Path, memos: MemOS, ada: Scope, clock: FakeClock
+) -> None:
+    cube_id = add(ada)
+    old = ada.transform(cube_id, to="activation")
+    memos.close()
+    other = HFEngine.from_model(*tiny_model("llama"), name="another")
+    with MemOS.open(tmp_path / "vault", engine=other, embedder=HashEmbedder(), clock=clock) as again:
+        ada = again.scope(user="ada")
+        clock.advance(2 * DAY)
+        use(ada, cube_id, 9)
+        decisions = {each.action: each.cube_ids for each in ada.evolve(dry_run=True)}
+        assert decisions == {"demote": (old.id,), "activate": (cube_id,)}
+    other.close()
+
+
 def test_frozen_kv_stays(ada: Scope, clock: FakeClock) -> None:
     derived = ada.transform(add(ada), to="activation")
     ada.freeze(derived.id)

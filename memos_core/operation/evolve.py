@@ -99,12 +99,18 @@ class Decision:
         return f"{self.user}: {self.action} {', '.join(self.cube_ids)}: {self.reason}"
 
 
+def no_model() -> str | None:
+    """No model serves, or it is not known which."""
+    return None
+
+
 class MemEvolution:
     """Looks at scopes and carries out a policy. Thread-safe.
 
     Args:
         pathways: The changes of form that there are, as pairs of memory types.
         dropped: Is told which derived cubes are gone, so that no engine holds them in memory any longer.
+        model: Name of the model that serves now; what was made for another one counts only as far as it is used.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class MemEvolution:
         *,
         pathways: Collection[tuple[MemoryType, MemoryType]],
         dropped: Callable[[Principal, Sequence[str]], None],
+        model: Callable[[], str | None] = no_model,
     ) -> None:
         self.vault = vault
         self.governance = governance
@@ -123,6 +130,7 @@ class MemEvolution:
         self.policy = policy
         self.pathways = pathways
         self.dropped = dropped
+        self.model = model
 
     def evolve(
         self, principal: Principal, *, policy: EvolutionPolicy | None = None, dry_run: bool = False
@@ -155,7 +163,7 @@ class MemEvolution:
         if (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC) not in self.pathways:
             policy = policy.model_copy(update={"parametric_hot": None})
         now = self.governance.clock.now()
-        return decide(principal.user, texts, derived, policy, now, sources=sources, kept=kept)
+        return decide(principal.user, texts, derived, policy, now, sources=sources, kept=kept, model=self.model())
 
     def evolve_all(self, *, policy: EvolutionPolicy | None = None, dry_run: bool = False) -> tuple[Decision, ...]:
         """``evolve`` for every user of the vault."""
@@ -210,6 +218,7 @@ def decide(
     *,
     sources: Iterable[MemCube] = (),
     kept: Collection[str] = (),
+    model: str | None = None,
 ) -> tuple[Decision, ...]:
     """Return what ``policy`` says to these memories. Pure: the same memories at the same moment, the same decisions.
 
@@ -218,13 +227,17 @@ def decide(
         derived: KV caches and adapters of the scope, in any state.
         sources: What they were made from, as it is now.
         kept: Those of them that something else was made from; they stay.
+        model: Name of the model that serves; None: not known, so whatever was made counts.
     """
     loose = [cube for cube in derived if cube.id not in kept and not cube.header.governance.frozen]
     known = {cube.id: cube for cube in sources}
-    going = list(cooled(user, loose, known, policy, now))
+    fitting = {cube.id for cube in derived if model is None or fits(cube, model)}
+    lent = {cube.id: coolest(cube, known, now) for cube in loose if cube.id in fitting}
+    going = list(cooled(user, loose, lent, policy, now))
     gone = {cube_id for each in going for cube_id in each.cube_ids}
     staying = [cube for cube in derived if cube.id not in gone]
-    coming = [*promoted(user, texts, staying, policy, now), *parametrised(user, texts, staying, policy, now)]
+    serving = [cube for cube in staying if cube.id in fitting]
+    coming = [*promoted(user, texts, serving, policy, now), *parametrised(user, texts, serving, policy, now)]
     room = policy.max_derived_bytes - sum(bytes_of(cube) for cube in staying)
     loose = [cube for cube in loose if cube.id not in gone]
     known |= {cube.id: cube for cube in texts}
@@ -232,15 +245,17 @@ def decide(
 
 
 def cooled(
-    user: str, derived: Sequence[MemCube], sources: Mapping[str, MemCube], policy: EvolutionPolicy, now: datetime
+    user: str, derived: Sequence[MemCube], lent: Mapping[str, float], policy: EvolutionPolicy, now: datetime
 ) -> Iterable[Decision]:
-    """Yield what is dropped because it is out of use, or because neither it nor what it was made from is used."""
+    """Yield what is dropped because it is out of use, or because neither it nor what it was made from is used.
+
+    Args:
+        lent: Heat that a derived cube has from its sources.
+    """
     for cube in derived:
         behaviour = cube.header.behaviour
         idle = (now - (behaviour.last_used or cube.created)).total_seconds()
-        below = [sources[key].header.behaviour.heat_at(now) for key, _ in made_from(cube) if key in sources]
-        # As hot as the coolest of its sources: it serves only where all of them are wanted.
-        heat = max(behaviour.heat_at(now), min(below, default=0.0))
+        heat = max(behaviour.heat_at(now), lent.get(cube.id, 0.0))
         if cube.state is not State.ACTIVE:
             yield Decision(user, "demote", (cube.id,), "it was taken out of use; its source serves as text")
         elif heat < policy.cold and idle >= policy.keep_seconds:
@@ -334,6 +349,16 @@ def rates(derived: Sequence[MemCube], lengths: dict[str, int]) -> tuple[float, f
         return 0.0, 0.0
     seconds = sum(float(cube.header.descriptive.lineage.parameters.get("seconds", 0.0)) for cube, _ in known)
     return sum(bytes_of(cube) for cube, _ in known) / chars, seconds / chars
+
+
+def coolest(cube: MemCube, sources: Mapping[str, MemCube], now: datetime) -> float:
+    """Return the least heat among what ``cube`` was made from: it serves only where all of them are wanted."""
+    below = (sources[key].header.behaviour.heat_at(now) for key, _ in made_from(cube) if key in sources)
+    return min(below, default=0.0)
+
+
+def fits(cube: MemCube, model: str) -> bool:
+    return not isinstance(cube.payload, PlaintextPayload) and cube.payload.model == model
 
 
 def made_from(cube: MemCube) -> tuple[tuple[str, int], ...]:
