@@ -14,7 +14,18 @@ from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
-__all__ = ["chunks", "from_micros", "live", "matching", "micros", "moment", "of_collection", "visible", "within_reach"]
+__all__ = [
+    "chunks",
+    "from_micros",
+    "is_memory",
+    "live",
+    "matching",
+    "micros",
+    "moment",
+    "of_collection",
+    "visible",
+    "within_reach",
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CHUNK = 5000
@@ -104,6 +115,13 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
         conditions.append(func.coalesce(cubes.c.at, cubes.c.created) < micros(wanted.before))
     conditions += [field_matches(name, value) for name, value in wanted.filters.items()]
     return and_(*conditions)
+
+
+def is_memory() -> Condition:
+    """Return the condition that a cube is a memory in words: text, no document of a collection, no item of a store."""
+    cubes = schema.cubes
+    plain = cubes.c.type == str(MemoryType.PLAINTEXT)
+    return and_(plain, of_collection(None), cubes.c.item_path.is_(None))
 
 
 def of_collection(name: str | None) -> Condition:
