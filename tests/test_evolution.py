@@ -229,6 +229,22 @@ def test_texts_that_stay_hot_go_into_an_adapter_together_where_there_is_a_pathwa
     assert "parametrise" in {each.action for each in within.evolve(ada._principal, dry_run=True)}
 
 
+def test_what_one_use_would_hardly_save_is_not_kept_once_that_is_measured(ada: Scope, clock: FakeClock) -> None:
+    built, hot = add(ada), add(ada, TEXT + " And again.")
+    derived = ada.transform(built, to="activation")
+    clock.advance(DAY)
+    use(ada, hot, 9)
+    texts = [ada.get(hot)]
+    for seconds, expected in ((1.0, (hot,)), (0.001, None)):
+        lineage = derived.header.descriptive.lineage.model_copy(update={"parameters": {"seconds": seconds}})
+        what = derived.header.descriptive.model_copy(update={"lineage": lineage})
+        kv = derived.model_copy(update={"header": derived.header.model_copy(update={"descriptive": what})})
+        policy = EvolutionPolicy(min_saving_seconds=0.1)
+        decisions = decide("ada", texts, [kv], policy, clock.now(), sources=[ada.get(built)])
+        assert [each.cube_ids for each in decisions if each.action == "activate"] == ([expected] if expected else [])
+    assert decide("ada", texts, [], EvolutionPolicy(min_saving_seconds=0.1), clock.now()), "not measured yet"
+
+
 def test_a_vault_that_is_opened_with_a_policy_evolves_by_itself(
     tmp_path: Path, engine: HFEngine, clock: FakeClock
 ) -> None:

@@ -41,6 +41,8 @@ class EvolutionPolicy(BaseModel):
         settle_seconds: A text that was edited within this time is left alone.
         keep_seconds: What was made or used within this time is not dropped.
         min_chars: Texts shorter than this cost less to compute than to keep.
+        min_saving_seconds: Nor is a text kept that takes less than this to compute, by what earlier builds took for
+            each character. 0: no such limit. Worth setting for a small model, see docs/jobs-and-evolution.md.
         parametric_hot: Heat from which texts go into an adapter together; None: never. Needs a pathway for it.
         parametric_settle_seconds: Only texts that were not edited for this long.
         parametric_group: Memories of one adapter, at least 1.
@@ -59,6 +61,7 @@ class EvolutionPolicy(BaseModel):
     settle_seconds: float = Field(default=600.0, ge=0)
     keep_seconds: float = Field(default=86400.0, ge=0)
     min_chars: int = Field(default=40, ge=0)
+    min_saving_seconds: float = Field(default=0.0, ge=0)
     parametric_hot: float | None = Field(default=None, gt=0)
     parametric_settle_seconds: float = Field(default=7 * 86400.0, ge=0)
     parametric_group: int = Field(default=8, ge=1)
@@ -237,11 +240,15 @@ def decide(
     gone = {cube_id for each in going for cube_id in each.cube_ids}
     staying = [cube for cube in derived if cube.id not in gone]
     serving = [cube for cube in staying if cube.id in fitting]
-    coming = [*promoted(user, texts, serving, policy, now), *parametrised(user, texts, serving, policy, now)]
+    known |= {cube.id: cube for cube in texts}
+    measured = rates([cube for cube in derived if cube.id in fitting], known)
+    coming = [
+        *promoted(user, texts, serving, policy, now, measured=measured),
+        *parametrised(user, texts, serving, policy, now),
+    ]
     room = policy.max_derived_bytes - sum(bytes_of(cube) for cube in staying)
     loose = [cube for cube in loose if cube.id not in gone]
-    known |= {cube.id: cube for cube in texts}
-    return (*going, *overflowing(user, loose, -room, now), *within_budget(coming, known, derived, policy, room))
+    return (*going, *overflowing(user, loose, -room, now), *within_budget(coming, known, measured, policy, room))
 
 
 def cooled(
@@ -265,13 +272,21 @@ def cooled(
 
 
 def promoted(
-    user: str, texts: Sequence[MemCube], derived: Sequence[MemCube], policy: EvolutionPolicy, now: datetime
+    user: str,
+    texts: Sequence[MemCube],
+    derived: Sequence[MemCube],
+    policy: EvolutionPolicy,
+    now: datetime,
+    *,
+    measured: Rates,
 ) -> Iterable[Decision]:
     """Yield the texts that are to be kept as KV, the hottest first."""
     held = {made_from(cube) for cube in derived if cube.type is MemoryType.ACTIVATION}
     for cube in sorted(texts, key=lambda each: (-each.header.behaviour.heat_at(now), each.id)):
         heat, settled = cube.header.behaviour.heat_at(now), age(cube, now)
         if heat < policy.hot or settled < policy.settle_seconds or len(cube.text) < policy.min_chars:
+            continue
+        if measured.known and len(cube.text) * measured.seconds_each < policy.min_saving_seconds:
             continue
         if ((cube.id, cube.version),) not in held:
             size = f"{len(cube.text)} characters"
@@ -315,40 +330,45 @@ def overflowing(user: str, derived: Sequence[MemCube], excess: int, now: datetim
 
 
 def within_budget(
-    coming: Sequence[Decision],
-    texts: Mapping[str, MemCube],
-    derived: Sequence[MemCube],
-    policy: EvolutionPolicy,
-    room: int,
+    coming: Sequence[Decision], texts: Mapping[str, MemCube], measured: Rates, policy: EvolutionPolicy, room: int
 ) -> Iterable[Decision]:
     """Yield what may be made now: as many as ``max_builds``, in the room and time that are left.
 
     Size and time are expected from what earlier builds of the scope took for each character; the first has no measure.
     """
-    lengths = {key: len(cube.text) for key, cube in texts.items()}
-    bytes_each, seconds_each = rates(derived, lengths)
     seconds = policy.max_build_seconds
     for decision in coming[: policy.max_builds]:
-        chars = sum(lengths.get(cube_id, 0) for cube_id in decision.cube_ids)
-        room, seconds = room - round(chars * bytes_each), seconds - chars * seconds_each
+        chars = sum(len(texts[cube_id].text) for cube_id in decision.cube_ids if cube_id in texts)
+        room, seconds = room - round(chars * measured.bytes_each), seconds - chars * measured.seconds_each
         if room < 0 or seconds < 0:
             return
         yield decision
 
 
-def rates(derived: Sequence[MemCube], lengths: dict[str, int]) -> tuple[float, float]:
-    """Return bytes and seconds that one character has cost in earlier builds of KV, 0 where there were none."""
-    built = [cube for cube in derived if cube.type is MemoryType.ACTIVATION]
-    known = [
-        (cube, sum(lengths[source] for source, _ in made_from(cube)))
-        for cube in built
-        if all(source in lengths for source, _ in made_from(cube))
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one character has cost in earlier builds of KV: bytes and seconds; 0 where there were none."""
+
+    bytes_each: float = 0.0
+    seconds_each: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self.bytes_each > 0
+
+
+def rates(derived: Sequence[MemCube], texts: Mapping[str, MemCube]) -> Rates:
+    """Return what KV has cost, by the builds whose sources are at hand."""
+    built = [
+        cube
+        for cube in derived
+        if cube.type is MemoryType.ACTIVATION and made_from(cube) and all(key in texts for key, _ in made_from(cube))
     ]
-    chars = sum(length for _, length in known)
+    chars = sum(len(texts[key].text) for cube in built for key, _ in made_from(cube))
     if not chars:
-        return 0.0, 0.0
-    seconds = sum(float(cube.header.descriptive.lineage.parameters.get("seconds", 0.0)) for cube, _ in known)
-    return sum(bytes_of(cube) for cube, _ in known) / chars, seconds / chars
+        return Rates()
+    seconds = sum(float(cube.header.descriptive.lineage.parameters.get("seconds", 0.0)) for cube in built)
+    return Rates(sum(bytes_of(cube) for cube in built) / chars, seconds / chars)
 
 
 def coolest(cube: MemCube, sources: Mapping[str, MemCube], now: datetime) -> float:
