@@ -23,7 +23,7 @@ from memos_core.infrastructure.vault.conditions import (
     visible,
     within_reach,
 )
-from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current
+from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current, payload_of
 from memos_core.infrastructure.vault.values import Namespace, SearchFilter, Visibility, WordMatch
 from memos_core.records import VersionRecord
 
@@ -242,15 +242,20 @@ class ReadSession:
             within_reach(visibility, source),
         )
         fallen = exists().where(schema.lineage.c.cube_id == schema.cubes.c.id, not_(stands))
-        query = current().where(
+        c, v = schema.cubes, schema.versions
+        # Payloads alone: every request asks for all of them, and a header costs ten times as much to read.
+        query = select(c.c.id, v.c.payload, v.c.digest).join_from(
+            c, v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version)
+        )
+        query = query.where(
             visible(visibility),
             live(now),
-            schema.cubes.c.type == str(MemoryType.ACTIVATION),
-            schema.cubes.c.fingerprint == fingerprint,
+            c.c.type == str(MemoryType.ACTIVATION),
+            c.c.fingerprint == fingerprint,
             not_(fallen),
         )
-        cubes = [cube_of(row, now) for row in self.connection.execute(query.order_by(schema.cubes.c.id))]
-        return [(cube.id, cube.payload) for cube in cubes if isinstance(cube.payload, ActivationPayload)]
+        rows = self.connection.execute(query.order_by(c.c.id))
+        return [(row.id, payload_of(row, ActivationPayload)) for row in rows]
 
     # Words
 
