@@ -109,6 +109,7 @@ class Scope(BoundScope):
         committed = tuple(r.cube_id for r in receipts if r.outcome == "committed" and r.cube_id)
         if committed:
             self._emit("memory.added", committed)
+            self._layers.retention.added(self._principal, len(committed))
         return receipts
 
     def grant(self, grantee: str, right: str, *, cube_id: str) -> None:

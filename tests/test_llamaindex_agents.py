@@ -13,7 +13,7 @@ from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActA
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.workflow import Context
-from llamaindex_parts import RamStore, assistant
+from llamaindex_parts import assistant
 
 from memos_core import HFEngine, MemOS, Scope
 from memos_core.render import is_recalled
@@ -65,7 +65,7 @@ def call(tool: str, **arguments: str) -> ChatMessage:
 
 
 def remembering(scope: Scope, session: str, **options: Any) -> MemosMemory:
-    return MemosMemory.from_defaults(memory=scope, session_id=session, chat_store=RamStore(), **options)
+    return MemosMemory.from_defaults(memory=scope, session_id=session, **options)
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -145,7 +145,7 @@ async def test_a_local_model_reads_recalled_memory_as_stored_kv(tmp_path: Path) 
         ada = memos.scope(user="ada")
         ada.add(CAT)
         llm = MemosLLM(memory=ada, inject="kv", max_tokens=8)
-        memory = MemosMemory.from_defaults(memory=ada, session_id="monday", chat_store=RamStore())
+        memory = MemosMemory.from_defaults(memory=ada, session_id="monday")
         assert memory.token_limit == int(engine.capabilities.context_window * 0.75)
         reports = []
         for _ in range(2):
@@ -155,7 +155,7 @@ async def test_a_local_model_reads_recalled_memory_as_stored_kv(tmp_path: Path) 
         assert 0 < reports[1]["memory_tokens"] < reports[1]["prompt_tokens"]
         assert "Biscuit" in (response.message.content or "")
         # Where nothing is recalled, the model does not search again and find the question itself.
-        other = MemosMemory.from_defaults(memory=memos.scope(user="ben"), session_id="x", chat_store=RamStore())
+        other = MemosMemory.from_defaults(memory=memos.scope(user="ben"), session_id="x")
         await other.aput(ChatMessage(role="user", content=QUESTION))
         ben = MemosLLM(memory=memos.scope(user="ben"), inject="kv", max_tokens=4)
         assert (await ben.achat(await other.aget())).additional_kwargs["memos"]["cube_ids"] == []

@@ -10,7 +10,7 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import ContextChatEngine, SimpleChatEngine
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.llms.mock import MockFunctionCallingLLM
-from llamaindex_parts import RamStore, assistant, user
+from llamaindex_parts import assistant, user
 
 from memos_core import HFEngine, MemOS, Scope
 from memos_core.errors import InvalidInput
@@ -49,7 +49,7 @@ def echoing() -> MockFunctionCallingLLM:
 
 
 def engine_for(scope: Scope | MemOS, llm: Any = None, **options: Any) -> MemosContextChatEngine:
-    return MemosContextChatEngine.from_defaults(scope, llm or echoing(), chat_store=RamStore(), **options)
+    return MemosContextChatEngine.from_defaults(scope, llm or echoing(), **options)
 
 
 async def every_way(engine: BaseChatEngine, question: str) -> list[str]:
@@ -148,7 +148,7 @@ def test_a_history_may_be_given(ada: Scope) -> None:
 def test_arguments_that_contradict_are_refused(ada: Scope) -> None:
     with pytest.raises(InvalidInput, match="either"):
         engine_for(ada, system_prompt="a", prefix_messages=[user("b")])
-    memory = MemosMemory.from_defaults(memory=ada, chat_store=RamStore())
+    memory = MemosMemory.from_defaults(memory=ada)
     with pytest.raises(InvalidInput, match="made already"):
         MemosContextChatEngine.from_defaults(memory, echoing(), session_id="x")
 
@@ -188,7 +188,7 @@ async def test_fifty_conversations_at_once_with_one_model_never_meet(memos: MemO
 
 @pytest.mark.parametrize("kind", ["simple", "context"])
 async def test_engines_of_llamaindex_take_the_memory(ada: Scope, kind: str) -> None:
-    memory = MemosMemory.from_defaults(memory=ada, session_id="monday", chat_store=RamStore())
+    memory = MemosMemory.from_defaults(memory=ada, session_id="monday")
     engine: BaseChatEngine
     if kind == "simple":
         engine = SimpleChatEngine.from_defaults(llm=echoing(), memory=memory)

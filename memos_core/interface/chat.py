@@ -134,6 +134,10 @@ class ChatCall:
         )
 
 
+def ignore_plan(principal: Principal, plan: InjectionPlan) -> None:
+    """Nobody looks at how plans came out."""
+
+
 class ChatPipeline:
     """Prepares requests for the engine and books what came of them. Thread-safe."""
 
@@ -148,6 +152,7 @@ class ChatPipeline:
         lifecycle: MemLifecycle,
         activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
         emit: Callable[[Event], None],
+        observe: Callable[[Principal, InjectionPlan], None] = ignore_plan,
     ) -> None:
         self._engine = engine
         self.governance = governance
@@ -157,6 +162,7 @@ class ChatPipeline:
         self.lifecycle = lifecycle
         self.activations = activations
         self.emit = emit
+        self.observe = observe
 
     def with_engine(self, engine: Engine) -> ChatPipeline:
         """Return the same pipeline to another engine."""
@@ -239,6 +245,7 @@ class ChatPipeline:
         self.lifecycle.flush()  # the next plan goes by these counts
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
+        self.observe(principal, reply.plan)
         if remember:
             self.remember(principal, messages, reply)
 
