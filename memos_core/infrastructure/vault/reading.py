@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, not_, or_, select
 
 from memos_core.cube import ActivationPayload, MemCube, MemoryType, State
 from memos_core.ids import is_ulid
@@ -244,7 +244,7 @@ class ReadSession:
         fallen = exists().where(schema.lineage.c.cube_id == schema.cubes.c.id, not_(stands))
         c, v = schema.cubes, schema.versions
         # Payloads alone: every request asks for all of them, and a header costs ten times as much to read.
-        query = select(c.c.id, v.c.payload, v.c.digest).join_from(
+        query: Select[Any] = select(c.c.id, v.c.payload, v.c.digest).join_from(
             c, v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version)
         )
         query = query.where(
