@@ -78,7 +78,6 @@ def measured(path: Path, evidence: Evidence, embedder: KeptVectors) -> Iterator[
             for of_user in documents.values():
                 peer.add(of_user)
             yield peer.name, [ranks_of(one, existing(peer, evidence, one, documents)) for one in evidence.questions]
-            peer.close()
 
 
 def existing(
