@@ -55,7 +55,8 @@ def main() -> None:
             "questions": len(evidence.questions),
             "systems": {name: figures(evidence.questions, of) for name, of in ranks.items()},
         }
-        per_question = RESULTS / f"recall_{path.name.split('.')[0]}.json"
+        per_question = RESULTS / "questions" / f"recall_{path.name.split('.')[0]}.json"
+        per_question.parent.mkdir(exist_ok=True)
         per_question.write_text(json.dumps(by_question(evidence.questions, ranks), separators=(",", ":")) + "\n")
     work = {"files": [path.name for path in options.input], "depth": DEPTH, "vectors": embedder.name}
     result = {**surroundings(work), "held_out": [path.name for path in options.held_out], "files": files}
