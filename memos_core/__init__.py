@@ -37,8 +37,12 @@ if TYPE_CHECKING:
     from memos_core.interface.summary import extractive_summary
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
+    from memos_core.operation.evolve import EvolutionPolicy
+    from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
+    from memos_core.operation.resolving import Resolution
+    from memos_core.operation.retention import RetentionPolicy
     from memos_core.records import (
         Erasure,
         Hit,
@@ -76,6 +80,7 @@ HOMES = {
     "Engine": "memos_core.engine",
     "Erasure": "memos_core.records",
     "Event": "memos_core.events",
+    "EvolutionPolicy": "memos_core.operation.evolve",
     "FindItems": "memos_core.item",
     "FoundItem": "memos_core.item",
     "GetItem": "memos_core.item",
@@ -85,6 +90,7 @@ HOMES = {
     "InjectionPlan": "memos_core.records",
     "Item": "memos_core.item",
     "ItemIndex": "memos_core.operation.items",
+    "ItemTransaction": "memos_core.operation.item_writing",
     "Items": "memos_core.interface.items",
     "Job": "memos_core.infrastructure.vault",
     "JobSettings": "memos_core.operation.jobs",
@@ -106,7 +112,9 @@ HOMES = {
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
+    "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
+    "RetentionPolicy": "memos_core.operation.retention",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
     "ToolCall": "memos_core.tools",
@@ -139,6 +147,7 @@ __all__ = [
     "Engine",
     "Erasure",
     "Event",
+    "EvolutionPolicy",
     "FindItems",
     "FoundItem",
     "GetItem",
@@ -148,6 +157,7 @@ __all__ = [
     "InjectionPlan",
     "Item",
     "ItemIndex",
+    "ItemTransaction",
     "Items",
     "Job",
     "JobSettings",
@@ -170,6 +180,8 @@ __all__ = [
     "Remember",
     "Reply",
     "ReplyChunk",
+    "Resolution",
+    "RetentionPolicy",
     "Scope",
     "State",
     "ToolCall",

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from memos_core.delegation import of_layer
 from memos_core.engine.base import Engine
 from memos_core.operation.background import Background
+from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator
+from memos_core.operation.retention import MemRetention
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.principal import Principal
 from memos_core.twins import in_thread
@@ -34,12 +37,26 @@ def time_machine(layers: Layers) -> MemSnapshots:
     return layers.snapshots
 
 
+def kinship(layers: Layers) -> MemLineage:
+    return layers.lineage
+
+
 def operator(layers: Layers) -> MemOperator:
     return layers.operator
 
 
 def background(layers: Layers) -> Background:
     return layers.background
+
+
+def retention(layers: Layers) -> MemRetention:
+    layers.lifecycle.flush()  # policies go by the counts
+    return layers.retention
+
+
+def evolution(layers: Layers) -> MemEvolution:
+    layers.lifecycle.flush()  # policies go by the counts
+    return layers.evolution
 
 
 class BoundScope:
@@ -87,6 +104,7 @@ class BoundScope:
     renew = of_layer(lifecycle, MemLifecycle.renew)
     diff = of_layer(lifecycle, MemLifecycle.diff)
     link = of_layer(operator, MemOperator.link)
+    lineage = of_layer(kinship, MemLineage.lineage)
     merge = of_layer(merging, MemMerging.merge)
     split = of_layer(merging, MemMerging.split)
     revert = of_layer(merging, MemMerging.revert)
@@ -99,6 +117,7 @@ class BoundScope:
     arenew = in_thread(renew)
     adiff = in_thread(diff)
     alink = in_thread(link)
+    alineage = in_thread(lineage)
     amerge = in_thread(merge)
     asplit = in_thread(split)
     arevert = in_thread(revert)
@@ -123,8 +142,13 @@ class BoundScope:
     cancel_job = of_layer(background, Background.cancel_job)
     retry_job = of_layer(background, Background.retry_job)
 
+    tidy = of_layer(retention, MemRetention.tidy)
+    evolve = of_layer(evolution, MemEvolution.evolve)
+
     atransform_later = in_thread(transform_later)
     ajobs = in_thread(jobs)
     ajob = in_thread(job)
     acancel_job = in_thread(cancel_job)
     aretry_job = in_thread(retry_job)
+    atidy = in_thread(tidy)
+    aevolve = in_thread(evolve)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from memos_core.documents import Document, DocumentHit, DocumentPage
 from memos_core.embedding.base import Embedder, Vector
@@ -20,9 +20,23 @@ from memos_core.twins import in_thread
 if TYPE_CHECKING:
     from memos_core.memos import Layers
 
-__all__ = ["Collection", "open_collection"]
+__all__ = ["Collection", "CollectionOptions", "open_collection"]
 
 Filter = Where | Mapping[str, Any]
+
+
+class CollectionOptions(TypedDict, total=False):
+    """Keyword arguments of ``Scope.collection``.
+
+    Attributes:
+        embedder: Makes its vectors, by default as those of memories; a name: the caller brings vectors made so.
+        dimension: Length of vectors that the caller brings; None: that of the first.
+        metric: ``cosine`` (default), or ``dot`` for vectors whose length means something.
+    """
+
+    embedder: Embedder | str | None
+    dimension: int | None
+    metric: Metric
 
 
 class Collection:
@@ -226,26 +240,29 @@ def open_collection(
     layers: Layers,
     principal: Principal,
     name: str,
+    options: CollectionOptions,
     *,
-    embedder: Embedder | str | None,
-    dimension: int | None,
-    metric: Metric,
     forgotten: Callable[[Erasure], None],
 ) -> Collection:
-    """Return the collection of that name of ``principal``; see ``Scope.collection``."""
-    own = check_name(name, "collection")
+    """Return the collection of that name of ``principal``.
+
+    Raises:
+        InvalidName: The name is malformed.
+        InvalidInput: The metric is unknown, or there is no embedder.
+    """
+    own, metric = check_name(name, "collection"), options.get("metric", "cosine")
     if metric not in ("cosine", "dot"):
         raise InvalidInput(f"metric is 'cosine' or 'dot', not {metric!r}")
-    made_by: Embedder | str | None = layers.vault.embedder if embedder is None else embedder
+    made_by = options.get("embedder") or layers.vault.embedder
     if made_by is None:
         raise InvalidInput("this vault has no embedder: pass embedder=, or the name of whoever makes the vectors")
+    key = key_of(principal, own)
     if isinstance(made_by, str):
-        spec = CollectionSpec(key_of(principal, own), made_by, dimension, metric)
-        made_by = None
+        spec, embedder = CollectionSpec(key, made_by, options.get("dimension"), metric), None
     else:
-        spec = CollectionSpec(key_of(principal, own), made_by.name, made_by.dimension, metric)
+        spec, embedder = CollectionSpec(key, made_by.name, made_by.dimension, metric), made_by
     documents = MemDocuments(
-        layers.vault, layers.governance, layers.operator.ids, principal=principal, spec=spec, embedder=made_by
+        layers.vault, layers.governance, layers.operator.ids, principal=principal, spec=spec, embedder=embedder
     )
     return Collection(own, documents, forgotten=forgotten)
 

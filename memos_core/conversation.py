@@ -84,9 +84,11 @@ class Conversation:
         Raises:
             VaultError: The vault refused; nothing of it is stored, and it can be recorded again.
         """
-        held = {normalised(memory.cube.text) for memory in self.scope.context_of(recalled).plan.memories}
         said = [message for message in messages if message.role in SPOKEN[self.remember]]
         turns = chat_turns(said, user=self.scope.user, session=self.session, at=self.scope.now())
+        if not turns:
+            return []
+        held = {normalised(memory.cube.text) for memory in self.scope.context_of(recalled).plan.memories}
         return self.add([turn for turn in turns if normalised(turn.text) not in held])
 
     @property

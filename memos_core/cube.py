@@ -38,6 +38,7 @@ from memos_core.clock import as_utc
 
 __all__ = [
     "FORMAT_VERSION",
+    "HEAT_HALF_LIFE_SECONDS",
     "ActivationPayload",
     "Behaviour",
     "BlobRef",
@@ -59,6 +60,7 @@ __all__ = [
     "Source",
     "State",
     "Trust",
+    "cooling",
     "normalised",
 ]
 
@@ -67,6 +69,15 @@ FORMAT_VERSION: Literal[1] = 1
 
 Moment = Annotated[datetime, AfterValidator(as_utc)]
 """A moment in UTC; a naive one is taken to be UTC."""
+
+
+HEAT_HALF_LIFE_SECONDS = 7 * 86400.0
+"""After this time a use counts half for the heat of a memory."""
+
+
+def cooling(seconds: float) -> float:
+    """Return what share of its heat a memory keeps that is left alone for ``seconds``."""
+    return float(0.5 ** (seconds / HEAT_HALF_LIFE_SECONDS))
 
 
 class Frozen(BaseModel):
@@ -274,6 +285,7 @@ class Behaviour(Frozen):
         tokens_saved: Prompt positions that did not have to be computed because of it.
         feedback: Sum of the caller's judgements, each between -1 and 1.
         contribution: Estimated share in the answers that it took part in, between 0 and 1; None: unknown.
+        heat: Reads and injections, each halved for every week that has passed since; as of ``last_used``.
     """
 
     reads: int = 0
@@ -284,6 +296,13 @@ class Behaviour(Frozen):
     tokens_saved: int = 0
     feedback: float = 0.0
     contribution: float | None = None
+    heat: float = 0.0
+
+    def heat_at(self, now: datetime) -> float:
+        """Return the heat as it is at ``now``, cooled since the last use."""
+        if self.last_used is None:
+            return 0.0
+        return self.heat * cooling(max(0.0, (now - self.last_used).total_seconds()))
 
 
 class Header(Frozen):

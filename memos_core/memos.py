@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as Flag
 from types import TracebackType
@@ -13,27 +12,19 @@ from weakref import WeakSet
 from pydantic import JsonValue
 
 from memos_core.clock import Clock, SystemClock
-from memos_core.cube import MemCube
 from memos_core.embedding.base import Embedder
 from memos_core.engine.base import Engine
-from memos_core.events import Event, EventHook, ignore_event
-from memos_core.ids import UlidFactory
+from memos_core.events import EventHook, ignore_event
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
-from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.items import Items
-from memos_core.interface.reader import MemReader
-from memos_core.operation.activations import ScopeActivations
-from memos_core.operation.background import Background, TransformTask
-from memos_core.operation.items import ItemIndex, ItemOperator
-from memos_core.operation.jobs import JobQueue, JobSettings, Task
-from memos_core.operation.lifecycle import MemLifecycle
-from memos_core.operation.merging import MemMerging
-from memos_core.operation.operator import Fusion, MemOperator, passages_of
+from memos_core.layers import Layers, Parts, wire
+from memos_core.operation.evolve import Decision, EvolutionPolicy
+from memos_core.operation.items import ItemIndex
+from memos_core.operation.jobs import JobQueue, JobSettings
+from memos_core.operation.operator import Fusion, passages_of
+from memos_core.operation.retention import RetentionPolicy, Tidying
 from memos_core.operation.scheduler import MemScheduler
-from memos_core.operation.snapshots import MemSnapshots
-from memos_core.operation.transforms import MemTransform
-from memos_core.operation.worker import Worker
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -41,29 +32,6 @@ __all__ = ["Layers", "MemOS"]
 
 SHARED_ITEMS = ("memos", "items")
 """Namespace of the items that belong to no user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layers:
-    """The layers of one open vault, as its scopes use them."""
-
-    vault: MemVault
-    governance: MemGovernance
-    operator: MemOperator
-    scheduler: MemScheduler
-    lifecycle: MemLifecycle
-    merging: MemMerging
-    snapshots: MemSnapshots
-    chat: ChatPipeline
-    engine: Engine | None
-    activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
-    transforms: MemTransform
-    emit: EventHook
-    items: ItemOperator
-    jobs: JobQueue
-    background: Background
-    engines: WeakSet[Engine]
-    """Every engine that has served these memories and may still hold KV of them."""
 
 
 OPEN: WeakSet[MemOS] = WeakSet()
@@ -82,7 +50,6 @@ class MemOS:
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
-        self._worker = Worker(layers.jobs, tasks_of(layers))
         OPEN.add(self)
 
     @classmethod
@@ -99,6 +66,8 @@ class MemOS:
         scheduler: MemScheduler | None = None,
         fusion: Fusion | None = None,
         jobs: JobSettings | None = None,
+        evolution: EvolutionPolicy | None = None,
+        retention: RetentionPolicy | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -115,6 +84,8 @@ class MemOS:
             scheduler: How memories are chosen.
             fusion: How the parts of a search are weighed.
             jobs: How background work is tried.
+            evolution: When memories change their form by themselves; None: only when ``evolve`` is called.
+            retention: How long memories stay in use, and how many; None: all, for ever.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -127,17 +98,10 @@ class MemOS:
         limits = limits or Limits()
         given = {"max_text_chars": max_text_chars, "max_bytes": max_bytes}
         limits = Limits(**{**limits.model_dump(), **{key: value for key, value in given.items() if value is not None}})
-        return cls(
-            wire(
-                vault,
-                MemGovernance(clock=clock, limits=limits),
-                engine,
-                scheduler=scheduler,
-                fusion=fusion,
-                jobs=jobs,
-                emit=on_event,
-            )
+        parts = Parts(
+            engine=engine, scheduler=scheduler, fusion=fusion, jobs=jobs, evolution=evolution, retention=retention
         )
+        return cls(wire(vault, MemGovernance(clock=clock, limits=limits), parts, on_event))
 
     def scope(self, user: str, *, agent: str | None = None, session: str | None = None) -> Scope:
         """Return the memory of a user, bound further to an agent or a session if they are named.
@@ -196,8 +160,7 @@ class MemOS:
         Returns:
             What still waits, in words.
         """
-        self._worker.run_due()
-        return self._tidy_up()
+        return self._layers.chores.run_pending()
 
     def work(self, stop: Flag | None = None, *, poll_seconds: float = 1.0) -> int:
         """Do jobs as they come, and the rest of ``run_pending``, until told to stop; return how many jobs.
@@ -208,19 +171,27 @@ class MemOS:
             stop: Set to end it. None: ends when nothing is due any more.
             poll_seconds: Pause before looking again when nothing was due.
         """
-        done = self._worker.run_due(stop=stop)
-        while stop is not None and not stop.is_set():
-            self._tidy_up()
-            stop.wait(poll_seconds)
-            done += self._worker.run_due(stop=stop)
-        self._tidy_up()
-        return done
+        return self._layers.chores.work(stop, poll_seconds=poll_seconds)
 
-    def _tidy_up(self) -> tuple[str, ...]:
+    def evolve(self, *, policy: EvolutionPolicy | None = None, dry_run: bool = False) -> tuple[Decision, ...]:
+        """Let every user's memories change their form by what they were used for; see ``Scope.evolve``.
+
+        Args:
+            policy: Instead of the one that the vault was opened with.
+            dry_run: Only say what would be done, and why.
+        """
         self._layers.lifecycle.flush()
-        self._layers.jobs.prune()
-        self._layers.vault.apply_outbox()
-        return (*self._layers.jobs.outlook(self._worker.tasks), *self._layers.vault.purge())
+        return self._layers.evolution.evolve_all(policy=policy, dry_run=dry_run)
+
+    def tidy(self, *, policy: RetentionPolicy | None = None, dry_run: bool = False) -> tuple[Tidying, ...]:
+        """Archive every user's memories that are no longer used or over the limit; see ``Scope.tidy``.
+
+        Args:
+            policy: Instead of the one that the vault was opened with.
+            dry_run: Only say what would be done, and why.
+        """
+        self._layers.lifecycle.flush()
+        return self._layers.retention.tidy_all(policy=policy, dry_run=dry_run)
 
     def stats(self) -> dict[str, JsonValue]:
         """Return counts and sizes of the vault as JSON values."""
@@ -280,67 +251,3 @@ def resolved_embedder(embedder: Embedder | str | None) -> Embedder | None:
     from memos_core.embedding.minilm import MiniLM
 
     return CachedEmbedder(MiniLM())
-
-
-def wire(
-    vault: MemVault,
-    governance: MemGovernance,
-    engine: Engine | None,
-    *,
-    scheduler: MemScheduler | None,
-    fusion: Fusion | None,
-    jobs: JobSettings | None,
-    emit: Callable[[Event], None],
-) -> Layers:
-    """Put the layers together."""
-    ids = UlidFactory()
-    operator = MemOperator(vault, governance, ids, fusion)
-    lifecycle = MemLifecycle(vault, governance)
-    scheduler = scheduler or MemScheduler()
-
-    def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
-        return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
-
-    transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
-
-    chat = ChatPipeline(
-        engine=engine,
-        governance=governance,
-        reader=MemReader(),
-        operator=operator,
-        scheduler=scheduler,
-        lifecycle=lifecycle,
-        activations=activations,
-        emit=emit,
-    )
-    engines = WeakSet([engine] if engine else [])
-
-    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
-        for one in list(engines):
-            one.drop(activations(principal, ()).owner, derived_ids)
-
-    items = ItemOperator(vault, governance, ids, erased)
-    queue = JobQueue(vault, ids, settings=jobs, emit=emit)
-    return Layers(
-        vault=vault,
-        governance=governance,
-        operator=operator,
-        scheduler=scheduler,
-        lifecycle=lifecycle,
-        merging=MemMerging(vault, governance, operator),
-        snapshots=MemSnapshots(vault, governance, ids),
-        chat=chat,
-        engine=engine,
-        activations=activations,
-        transforms=transforms,
-        emit=emit,
-        items=items,
-        jobs=queue,
-        background=Background(queue, governance),
-        engines=engines,
-    )
-
-
-def tasks_of(layers: Layers) -> list[Task]:
-    """Return the background work that a process with these layers can do."""
-    return [] if layers.engine is None else [TransformTask(layers.transforms, layers.engine)]

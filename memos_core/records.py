@@ -377,6 +377,7 @@ class Reply:
             "inject": self.plan.inject,
             "cube_ids": list(self.plan.cube_ids),
             "placed": {m.cube.id: str(m.placed or m.preferred) for m in self.plan.memories},
+            "reasons": {m.cube.id: m.reason for m in self.plan.memories},
             "prefix_cube_id": self.plan.prefix_cube_id,
             "adapter_cube_ids": list(self.plan.adapter_cube_ids),
             "notes": list(self.plan.notes),

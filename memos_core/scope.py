@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from pydantic import JsonValue
 
 from memos_core.bound import BoundScope
-from memos_core.collection import Collection, open_collection
+from memos_core.collection import Collection, CollectionOptions, open_collection
 from memos_core.cube import MemCube, MemoryType, State
-from memos_core.embedding.base import Embedder
 from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
@@ -34,6 +33,7 @@ from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.background import as_ids
 from memos_core.operation.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
+from memos_core.operation.resolving import Resolution, resolve
 from memos_core.records import (
     Erasure,
     Hit,
@@ -109,6 +109,7 @@ class Scope(BoundScope):
         committed = tuple(r.cube_id for r in receipts if r.outcome == "committed" and r.cube_id)
         if committed:
             self._emit("memory.added", committed)
+            self._layers.retention.added(self._principal, len(committed))
         return receipts
 
     def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
@@ -127,31 +128,12 @@ class Scope(BoundScope):
             engine.drop(self._layers.activations(self._principal, ()).owner, erasure.derived_ids)
         self._emit("memory.forgotten", erasure.cube_ids)
 
-    def collection(
-        self,
-        name: str,
-        *,
-        embedder: Embedder | str | None = None,
-        dimension: int | None = None,
-        metric: Literal["cosine", "dot"] = "cosine",
-    ) -> Collection:
-        """Return a collection of documents of this scope, beside its memories; it exists from the first document on.
+    def collection(self, name: str, **options: Unpack[CollectionOptions]) -> Collection:
+        """Return a collection of documents of this scope, beside its memories; see ``CollectionOptions``.
 
-        Args:
-            name: Its name within this scope.
-            embedder: Makes its vectors, by default as those of memories; a name: the caller brings vectors made so.
-            dimension: Length of vectors that the caller brings; None: that of the first.
-            metric: ``cosine``, or ``dot`` for vectors whose length means something.
+        It exists from its first document on.
         """
-        return open_collection(
-            self._layers,
-            self._principal,
-            name,
-            embedder=embedder,
-            dimension=dimension,
-            metric=metric,
-            forgotten=self._forgotten,
-        )
+        return open_collection(self._layers, self._principal, name, options, forgotten=self._forgotten)
 
     # Read
 
@@ -223,6 +205,17 @@ class Scope(BoundScope):
         self._layers.lifecycle.flush()
         with self._layers.vault.read() as session:
             return found(session.cube(self._visibility, cube_id), cube_id)
+
+    def resolve(self, ids: Sequence[str], *, max_tokens: int | None = None) -> Resolution:
+        """Return the memories that may enter a prompt now, by their own ids or by those of documents of collections.
+
+        Args:
+            ids: Which, the more important first.
+            max_tokens: Leave out what does not fit any more.
+        """
+        layers, counter = self._layers, self._layers.engine
+        count = counter.count_tokens if counter else hosted_counter()
+        return resolve(layers.vault, layers.governance, self._principal, ids, max_tokens=max_tokens, count_tokens=count)
 
     def list(
         self,
@@ -408,6 +401,7 @@ class Scope(BoundScope):
     acontext = in_thread(context)
     acontext_of = in_thread(context_of)
     aget = in_thread(get)
+    aresolve = in_thread(resolve)
     alist = in_thread(list)
     acount = in_thread(count)
     aexport = in_thread(export)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_langchain.callbacks import MemosCallbackHandler
+    from memos_langchain.chat_history import MemosChatMessageHistory
     from memos_langchain.chat_models import ChatMemos
     from memos_langchain.embeddings import MemosEmbeddings
     from memos_langchain.middleware import MemosMiddleware
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 HOMES = {
     "ChatMemos": "chat_models",
     "MemosCallbackHandler": "callbacks",
+    "MemosChatMessageHistory": "chat_history",
     "MemosEmbeddings": "embeddings",
     "MemosMiddleware": "middleware",
     "MemosRetriever": "retrievers",
-    "MemosSummarizer": "summarization",
     "MemosStore": "store",
+    "MemosSummarizer": "summarization",
     "MemosVectorStore": "vectorstores",
     "create_memory_tools": "tools",
 }
@@ -39,6 +41,7 @@ HOMES = {
 __all__ = [
     "ChatMemos",
     "MemosCallbackHandler",
+    "MemosChatMessageHistory",
     "MemosEmbeddings",
     "MemosMiddleware",
     "MemosRetriever",

@@ -14,6 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_llamaindex.chat_engine import MemosContextChatEngine
+    from memos_llamaindex.chat_stores import MemosAsyncChatStore, MemosChatStore
     from memos_llamaindex.embeddings import MemosEmbedding
     from memos_llamaindex.events import (
         MemosEvent,
@@ -23,40 +25,70 @@ if TYPE_CHECKING:
         MemosRecallEvent,
         MemosWriteEvent,
     )
+    from memos_llamaindex.ingestion import MemosKVPrecompute
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
+    from memos_llamaindex.postprocessor import MemosNodePostprocessor
+    from memos_llamaindex.query_engine import MemosQueryEngine
+    from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
+    from memos_llamaindex.stores import MemosDocumentStore, MemosIndexStore, MemosKVStore, memos_storage_context
+    from memos_llamaindex.tools import MemosToolSpec
     from memos_llamaindex.vector_stores import MemosVectorStore
 
 HOMES = {
+    "MemosAsyncChatStore": "chat_stores",
+    "MemosChatStore": "chat_stores",
+    "MemosContextChatEngine": "chat_engine",
+    "MemosDocumentStore": "stores",
     "MemosEmbedding": "embeddings",
     "MemosEvent": "events",
     "MemosEventHandler": "events",
     "MemosForgetEvent": "events",
+    "MemosIndexStore": "stores",
     "MemosInjectEvent": "events",
+    "MemosKVPrecompute": "ingestion",
+    "MemosKVStore": "stores",
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",
+    "MemosNodePostprocessor": "postprocessor",
+    "MemosQueryEngine": "query_engine",
     "MemosRecallEvent": "events",
     "MemosRetriever": "retrievers",
+    "MemosSynthesizer": "response_synthesizers",
+    "MemosToolSpec": "tools",
     "MemosVectorStore": "vector_stores",
     "MemosWriteEvent": "events",
+    "memos_storage_context": "stores",
 }
 
 __all__ = [
+    "MemosAsyncChatStore",
+    "MemosChatStore",
+    "MemosContextChatEngine",
+    "MemosDocumentStore",
     "MemosEmbedding",
     "MemosEvent",
     "MemosEventHandler",
     "MemosForgetEvent",
+    "MemosIndexStore",
     "MemosInjectEvent",
+    "MemosKVPrecompute",
+    "MemosKVStore",
     "MemosLLM",
     "MemosMemory",
     "MemosMemoryBlock",
+    "MemosNodePostprocessor",
+    "MemosQueryEngine",
     "MemosRecallEvent",
     "MemosRetriever",
+    "MemosSynthesizer",
+    "MemosToolSpec",
     "MemosVectorStore",
     "MemosWriteEvent",
+    "memos_storage_context",
 ]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self
+from uuid import uuid4
 
-from memos_core import Conversation, Erasure, MemCube, MemOS, Scope
+from memos_core import Conversation, Erasure, MemCube, MemOS, Remember, Scope, resolve_scope
+from memos_core.binding import DEFAULT_NAMESPACE
 from memos_core.cube import normalised
 from memos_core.errors import InvalidInput, MissingExtra, ScopeConflict
 from memos_core.interface.chat import MAX_DEFAULT_BUDGET
 from memos_llamaindex import memory_state
+from memos_llamaindex.at_work import agent_at_work
 from memos_llamaindex.events import tell_forgotten
 from memos_llamaindex.history import MARK, text_of
 from memos_llamaindex.memory_block import MemosMemoryBlock
@@ -17,11 +20,10 @@ from memos_llamaindex.session_lock import lock_of, run_blocking
 from memos_llamaindex.short_term import ShortTermMemory
 
 try:
-    from llama_index.core.base.llms.types import ChatMessage
+    from llama_index.core.base.llms.types import ChatMessage, MessageRole
     from llama_index.core.bridge.pydantic import Field
     from llama_index.core.memory import BaseMemoryBlock
     from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
-    from llama_index.core.workflow import Context, WorkflowRuntimeError
 except ImportError as error:
     raise MissingExtra("llama-index-core", extra="llamaindex") from error
 
@@ -54,6 +56,7 @@ class MemosMemory(ShortTermMemory):
         k: Most memories that are new to the conversation, a turn.
         max_memory_tokens: Most tokens of what is recalled; None: what the history leaves of the limit, at most 2048.
         write: ``through`` remembers each message at once; ``flush`` when it leaves the history; ``off`` never.
+        remember: Whose turns are remembered: ``both``, the ``user``'s alone, or ``none``.
         per_session: Recall only what was said in this session, or belongs to none.
         per_agent: In an ``AgentWorkflow``, recall as the agent whose turn it is: what is shared, and what that agent
             holds alone. What is said is shared.
@@ -65,6 +68,7 @@ class MemosMemory(ShortTermMemory):
     k: int = Field(default=8, gt=0, description="Most memories that are new to the conversation, a turn.")
     max_memory_tokens: int | None = Field(default=None, ge=0, description="Most tokens of what is recalled.")
     write: Literal["through", "flush", "off"] = Field(default="through", description="When messages are remembered.")
+    remember: Remember = Field(default="both", description="Whose turns are remembered.")
     per_session: bool = Field(default=False, description="Recall only what was said in this session.")
     per_agent: bool = Field(default=False, description="Recall as the agent whose turn it is.")
 
@@ -78,6 +82,7 @@ class MemosMemory(ShortTermMemory):
                 k=self.k,
                 max_tokens=self.room_for_memory,
                 per_session=self.per_session,
+                remember=self.remember,
                 accept_short_term_memory=self.write == "flush",
             )
             bound = block.home(self.session_id).session  # a name that cannot be is told now
@@ -120,7 +125,7 @@ class MemosMemory(ShortTermMemory):
             memory_blocks: Further blocks.
             tokenizer_fn: Counts tokens; by default with the tokenizer of the memory's model, else with LlamaIndex's.
             memory: The long-term memory.
-            chat_store: Where the history lies.
+            chat_store: Where the history lies: by default in the memory's vault, or in RAM where there is no memory.
             options: ``k``, ``write``, ``per_agent``, ``token_flush_size``, ``async_database_uri`` ...
 
         Raises:
@@ -135,15 +140,15 @@ class MemosMemory(ShortTermMemory):
             tokenizer_fn = engine.encode
         if session_id is None and isinstance(memory, Scope):
             session_id = memory.session
+        session_id = session_id or str(uuid4())
         fields: dict[str, Any] = {
             "memory": memory,
+            "session_id": session_id,
             "token_limit": token_limit,
             "tokenizer_fn": tokenizer_fn,
             "memory_blocks": memory_blocks or [],
-            **memory_state.with_store(options, chat_store),
+            **memory_state.with_store(options, chat_store, home_of(memory, options, session_id)),
         }
-        if session_id:
-            fields["session_id"] = session_id
         made = cls(**fields)
         if chat_history is not None:
             made.set(chat_history)
@@ -180,15 +185,19 @@ class MemosMemory(ShortTermMemory):
     async def aget(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
         if self.own_block is None:
             return await super().aget(input=input, **block_kwargs)
-        if self.per_agent and "agent" not in block_kwargs:
-            block_kwargs["agent"] = await agent_at_work()
-        return asked(await super().aget(input=input, **block_kwargs))
+        agent = await agent_at_work()
+        if self.per_agent:
+            block_kwargs = {"agent": agent.name, **block_kwargs}
+        shown = asked(await super().aget(input=input, **block_kwargs))
+        if agent.takes_system and shown and MARK in shown[0].additional_kwargs:
+            shown[0].role = MessageRole.USER
+        return shown
 
     async def _before_put(self, messages: list[ChatMessage]) -> None:
         # First the memory, then the history: whatever fails in between is made good by putting the message again.
         block = self.own_block
         if block is not None and self.write == "through":
-            await block.aremember(messages, session_id=self.session_id, speaker=await agent_at_work())
+            await block.aremember(messages, session_id=self.session_id, speaker=(await agent_at_work()).name)
 
     # Forgetting
 
@@ -285,14 +294,12 @@ class MemosMemory(ShortTermMemory):
         return cls(**memory_state.loaded(data, kwargs))
 
 
-async def agent_at_work() -> str | None:
-    """Return the name of the agent whose turn it is in an ``AgentWorkflow``; None elsewhere."""
-    try:
-        context = Context.get_step_context()
-    except WorkflowRuntimeError:
+def home_of(memory: Scope | MemOS | None, options: Mapping[str, Any], session_id: str) -> Scope | None:
+    """Return the scope that a conversation is remembered in; None without a memory."""
+    if not isinstance(memory, Scope | MemOS):
         return None
-    name = await context.store.get("current_agent_name", default=None)
-    return str(name) if name else None
+    values = {**options.get("namespace_values", {}), "session_id": session_id}
+    return resolve_scope(memory, options.get("namespace", DEFAULT_NAMESPACE), values)
 
 
 def asked(messages: list[ChatMessage]) -> list[ChatMessage]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from memos_core import Conversation, MemoryContext, MemOS, Receipt, Scope, resolve_scope
+from memos_core import Conversation, MemoryContext, MemOS, Receipt, Remember, Scope, resolve_scope
 from memos_core.errors import MissingExtra
 from memos_core.interface.tokens import hosted_counter
 from memos_core.render import MemoryBlock, render_block
@@ -52,6 +52,7 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
         max_tokens: Most tokens of what is recalled; None: a quarter of the model's window, at most 2048.
         per_session: Recall only what was said in the session at hand, or belongs to none.
         cache_point: End the message with a ``CachePoint``, for models that cache prompts where they are told to.
+        remember: Whose turns are remembered: ``both``, the ``user``'s alone, or ``none``.
         priority: As in every block: 0 is never truncated, then a lower number stays longer.
     """
 
@@ -64,6 +65,7 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
     max_tokens: int | None = Field(default=None, ge=0, description="Most tokens of what is recalled.")
     per_session: bool = Field(default=False, description="Recall only what was said in the session at hand.")
     cache_point: bool = Field(default=False, description="End the message with a CachePoint.")
+    remember: Remember = Field(default="both", description="Whose turns are remembered.")
 
     _given: OrderedDict[tuple[str | None, str | None], tuple[str, ...]] = PrivateAttr(default_factory=OrderedDict)
 
@@ -154,7 +156,7 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
             session_id: The conversation.
             speaker: Who speaks as the assistant.
         """
-        chat = Conversation(self.home(session_id), thread=session_id)
+        chat = Conversation(self.home(session_id), thread=session_id, remember=self.remember)
         given = [cube_id for _, ids in self.given(session_id) for cube_id in ids]
         receipts = await chat.arecord([as_said(message, speaker) for message in messages], recalled=given)
         if receipts:

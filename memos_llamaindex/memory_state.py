@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from memos_core import Address, address_of, scope_at
+from memos_core import Address, Scope, address_of, resolve_scope, scope_at
 from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
+from memos_llamaindex.chat_stores import MemosAsyncChatStore
 from memos_llamaindex.memory_block import MemosMemoryBlock
 
 try:
@@ -35,6 +36,7 @@ SETTINGS = (
     "k",
     "max_memory_tokens",
     "write",
+    "remember",
     "per_session",
     "per_agent",
 )
@@ -42,6 +44,8 @@ SETTINGS = (
 
 SQL_OPTIONS = ("table_name", "async_database_uri", "async_engine", "db_schema")
 """Arguments of LlamaIndex's own store."""
+
+SQL_TABLE = "llama_index_memory"
 
 
 class SavedMemory(BaseModel):
@@ -68,18 +72,30 @@ class SavedMemory(BaseModel):
 
 def identity_of(store: AsyncDBChatStore) -> str:
     """Return a text that is the same for stores that hold the same histories in this process."""
+    if isinstance(store, MemosAsyncChatStore):
+        return f"{address_of(scope_of(store)).model_dump_json()} {store.name}"
     if isinstance(store, SQLAlchemyChatStore) and not store._is_in_memory_uri(store.async_database_uri):
         return f"{store.async_database_uri} {store.db_schema} {store.table_name}"
     return f"object {id(store)}"
 
 
-def with_store(options: Mapping[str, Any], store: AsyncDBChatStore | None) -> dict[str, Any]:
-    """Return ``options`` with the store of the history in the place of what describes it."""
+def scope_of(store: MemosAsyncChatStore) -> Scope:
+    return resolve_scope(store.memory, store.namespace, store.namespace_values)
+
+
+def with_store(options: Mapping[str, Any], store: AsyncDBChatStore | None, home: Scope | None) -> dict[str, Any]:
+    """Return ``options`` with the store of the history in the place of what describes it.
+
+    Args:
+        options: Fields of a memory, and arguments of LlamaIndex's own store.
+        store: The store that was asked for.
+        home: Where the history lies if nothing was asked for; None: in LlamaIndex's own store, in RAM.
+    """
     fields = {name: value for name, value in options.items() if name not in SQL_OPTIONS}
-    if store is None:
-        given = {name: options[name] for name in SQL_OPTIONS if name in options}
-        store = SQLAlchemyChatStore(**{"table_name": "llama_index_memory", **given})
-    return {**fields, "sql_store": store}
+    given = {name: options[name] for name in SQL_OPTIONS if name in options}
+    if store is None and home is not None and not given:
+        store = MemosAsyncChatStore(home)
+    return {**fields, "sql_store": store or SQLAlchemyChatStore(**{"table_name": SQL_TABLE, **given})}
 
 
 def dumped(memory: MemosMemory) -> dict[str, Any]:
@@ -142,6 +158,8 @@ def loaded_block(data: Mapping[str, Any], session_id: str) -> BaseMemoryBlock[An
 
 
 def dumped_store(store: AsyncDBChatStore, session_id: str) -> dict[str, Any]:
+    if isinstance(store, MemosAsyncChatStore):
+        return {"kind": "memos", "address": address_of(scope_of(store)).model_dump(), "name": store.name}
     if isinstance(store, SQLAlchemyChatStore):
         held = store.model_dump()
         if "db_data" in held:  # one in RAM writes down all conversations that it holds
@@ -152,5 +170,6 @@ def dumped_store(store: AsyncDBChatStore, session_id: str) -> dict[str, Any]:
 
 def loaded_store(data: Mapping[str, Any]) -> AsyncDBChatStore:
     fields = dict(data)
-    fields.pop("kind")
+    if fields.pop("kind") == "memos":
+        return MemosAsyncChatStore(scope_at(Address(**fields["address"])), name=fields["name"])
     return SQLAlchemyChatStore(**fields)

@@ -8,6 +8,7 @@ from typing import Any
 
 from memos_core import Message, Reply, ReplyChunk, ToolCall
 from memos_core.errors import MissingExtra, UnsupportedOption
+from memos_llamaindex.events import tell_injected
 
 try:
     from llama_index.core.base.llms.types import (
@@ -93,6 +94,7 @@ class Cumulative:
         text = self.text if reply is None else reply.text
         if reply is None:
             return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=text), delta=delta)
+        tell_injected(reply.report)
         blocks = [TextBlock(text=text)] if text or not reply.tool_calls else []
         message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[*blocks, *map(call_block, reply.tool_calls)])
         return ChatResponse(message=message, delta=delta, raw=raw_of(reply, self.model), additional_kwargs=told(reply))

@@ -70,6 +70,7 @@ class MemosVectorStore(BasePydanticVectorStore):
     embedding_name: str = Field(default="llama_index", description="Identity of the model that embeds the nodes.")
 
     _collection: Collection = PrivateAttr()
+    _scope: Scope = PrivateAttr()
 
     def __init__(
         self,
@@ -82,8 +83,8 @@ class MemosVectorStore(BasePydanticVectorStore):
     ) -> None:
         names: dict[str, Any] = {"collection_name": collection_name, "embedding_name": embedding_name}
         super().__init__(**names)
-        scope = resolve_scope(memory, namespace, namespace_values)
-        self._collection = scope.collection(collection_name, embedder=embedding_name)
+        self._scope = resolve_scope(memory, namespace, namespace_values)
+        self._collection = self._scope.collection(collection_name, embedder=embedding_name)
 
     @classmethod
     def class_name(cls) -> str:
@@ -93,6 +94,11 @@ class MemosVectorStore(BasePydanticVectorStore):
     def client(self) -> Collection:
         """The collection: what else can be done with it, see ``memos_core.Collection``."""
         return self._collection
+
+    @property
+    def scope(self) -> Scope:
+        """Whose memory the nodes are kept in."""
+        return self._scope
 
     # Write
 

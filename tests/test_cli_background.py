@@ -62,3 +62,40 @@ def test_a_worker_that_is_told_to_terminate_leaves_in_order(invoke: Invoke, tmp_
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out) == {"done": 0, "waiting": []}
+
+
+def test_lineage_is_shown_as_a_tree(invoke: Invoke) -> None:  # noqa: F811
+    cube_id = added(invoke, "Biscuit is my [bold] cat.")
+    (derived,) = document(invoke("transform", cube_id, "--json"))["derived"]
+    tree = document(invoke("lineage", cube_id, "--json"))
+    assert [each["id"] for each in tree["derived"]] == [derived["id"]]
+    assert tree["derived"][0]["parameters"]["bytes"] > 0
+    shown = invoke("lineage", cube_id).stdout
+    assert "made into" in shown
+    assert "plaintext->activation" in shown
+    assert "[bold]" in shown
+    up = invoke("lineage", derived["id"]).stdout
+    assert "made from" in up
+    assert cube_id in up
+    assert error(invoke("lineage", cube_id, "--user", "bob", "--json"))["type"] == "CubeNotFound"
+
+
+def test_a_policy_says_what_it_would_do_and_does_it(invoke: Invoke, tmp_path: Path) -> None:  # noqa: F811
+    cube_id = added(invoke, "Biscuit is my cat and sleeps on the kitchen shelf.")
+    for _ in range(3):
+        invoke("search", "Biscuit")
+    assert invoke("policy", "--dry-run").stdout == "nothing changes\n"
+    now = ("--set", "hot=2.5", "--set", "settle_seconds=0")
+    planned = document(invoke("policy", "--dry-run", *now, "--json"))
+    assert planned["policy"]["hot"] == 2.5
+    assert [(each["action"], each["cube_ids"]) for each in planned["decisions"]] == [("activate", [cube_id])]
+    assert "would" in invoke("policy", "--dry-run", "--all", *now).stdout
+    assert document(invoke("jobs", "--json"))["jobs"] == []
+    file = tmp_path / "policy.json"
+    file.write_text('{"hot": 2.5, "settle_seconds": 0}')
+    (done,) = document(invoke("policy", "--file", str(file), "--json"))["decisions"]
+    assert document(invoke("jobs", "show", done["job_id"], "--json"))["jobs"][0]["state"] == "waiting"
+    file.write_text('{"hot": -1}')
+    assert error(invoke("policy", "--file", str(file), "--json"))["type"] == "InvalidFile"
+    for wrong in ("hot", "hot=0.1", "warm=1", "hot=much"):
+        assert invoke("policy", "--dry-run", "--set", wrong).exit_code == 2

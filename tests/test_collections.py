@@ -491,3 +491,46 @@ def test_an_old_header_reads_as_it_did(ada):
 def test_clock_is_the_vaults(notes, ada, clock: FakeClock):
     notes.upsert([Document("tea", id="x")])
     assert ada.get(notes.get(["x"])[0].cube_id).created == clock.now()
+
+
+# From ids to memories
+
+
+def test_ids_resolve_to_memories_and_documents(ada, notes, clock):
+    receipt = ada.add("I drink tea.")
+    filled(notes, 3)
+    notes.upsert([Document("short lived", id="brief", ttl_seconds=5)])
+    (document,) = notes.get(["d1"])
+    found = ada.resolve([receipt.cube_id, "d2", document.cube_id, "brief", "nowhere", "d2"])
+    assert [cube.text for cube in found.memories.values()] == [
+        "I drink tea.",
+        "chess note 2",
+        "rain note 1",
+        "short lived",
+    ]
+    assert set(found.left_out) == {"nowhere"}
+    clock.advance(6)
+    assert set(ada.resolve(["brief", "d2"]).memories) == {"d2"}
+
+
+def test_an_id_of_two_documents_resolves_to_none(ada, notes):
+    notes.upsert([Document("a", id="x")])
+    ada.collection("other").upsert([Document("b", id="x")])
+    assert "single" in ada.resolve(["x"]).left_out["x"]
+
+
+def test_resolving_keeps_to_what_a_scope_sees(memos, ada, notes):
+    notes.upsert([Document("a", id="x")])
+    cube_id = notes.get(["x"])[0].cube_id
+    assert memos.scope(user="bob").resolve(["x", cube_id]).memories == {}
+    talk = ada.scope(session="S1").collection("notes")
+    talk.upsert([Document("b", id="y")])
+    assert set(ada.resolve(["x", "y"]).memories) == {"x", "y"}
+    assert set(ada.scope(session="S2").resolve(["x", "y"]).memories) == {"x"}
+
+
+def test_resolving_stops_at_the_budget(ada, notes):
+    notes.upsert([Document("word " * 50, id="long"), Document("short", id="short")])
+    found = ada.resolve(["long", "short"], max_tokens=40)
+    assert list(found.memories) == ["short"]
+    assert "tokens" in found.left_out["long"]

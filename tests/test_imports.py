@@ -26,7 +26,7 @@ LAYERS = (
     ("transform",),
     ("operation",),
     ("interface",),
-    ("address", "binding", "collection", "conversation", "delegation", "bound", "scope", "memos"),
+    ("address", "binding", "collection", "conversation", "delegation", "bound", "layers", "scope", "memos"),
 )
 """Rooms of memos_core, lowest first: a module imports from its own layer and from those before it."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, get_args
 
-from memos_core.cube import MemCube, State
+from memos_core.cube import MemCube
 from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
 from memos_core.engine.grammar import answer_grammar
 from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
@@ -134,6 +134,10 @@ class ChatCall:
         )
 
 
+def ignore_plan(principal: Principal, plan: InjectionPlan) -> None:
+    """Nobody looks at how plans came out."""
+
+
 class ChatPipeline:
     """Prepares requests for the engine and books what came of them. Thread-safe."""
 
@@ -148,6 +152,7 @@ class ChatPipeline:
         lifecycle: MemLifecycle,
         activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
         emit: Callable[[Event], None],
+        observe: Callable[[Principal, InjectionPlan], None] = ignore_plan,
     ) -> None:
         self._engine = engine
         self.governance = governance
@@ -157,6 +162,7 @@ class ChatPipeline:
         self.lifecycle = lifecycle
         self.activations = activations
         self.emit = emit
+        self.observe = observe
 
     def with_engine(self, engine: Engine) -> ChatPipeline:
         """Return the same pipeline to another engine."""
@@ -203,29 +209,26 @@ class ChatPipeline:
 
     def named(self, principal: Principal, references: Sequence[str]) -> list[MemCube]:
         """Return the cubes that are named, which must all be visible and text; of a passage, the excerpt."""
-        visibility = self.governance.visibility(principal)
         wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         with self.operator.vault.read() as session:
-            cubes = [found(session.cube(visibility, item.cube_id), item.cube_id) for item in wanted]
+            ids = [item.cube_id for item in wanted]
+            held = {cube.id: cube for cube in session.cubes(self.governance.visibility(principal), ids)}
+        cubes = [found(held.get(item.cube_id), item.cube_id) for item in wanted]
         for cube in cubes:
             if cube.payload.type != "plaintext":
                 raise InvalidInput(f"memory {cube.id} is {cube.type}; name the plaintext memories it was made from")
-        passages = [item.passage for item in wanted]
-        return [excerpt(cube, *at) if at else cube for cube, at in zip(cubes, passages, strict=True)]
+        return [
+            excerpt(cube, *item.passage) if item.passage else cube for item, cube in zip(wanted, cubes, strict=True)
+        ]
 
     def live(self, principal: Principal, references: Sequence[str]) -> list[tuple[Reference, MemCube]]:
-        """Return those of the named memories that may be used now; of a passage, the excerpt."""
-        visibility = self.governance.visibility(principal)
+        """Return those of the named memories that a search could find now; of a passage, the excerpt."""
         wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         if not wanted:
             return []
-        with self.operator.vault.read() as session:
-            cubes = [(item, session.cube(visibility, item.cube_id)) for item in wanted]
-        return [
-            (item, excerpt(cube, *item.passage) if item.passage else cube)
-            for item, cube in cubes
-            if cube is not None and cube.state is State.ACTIVE and cube.payload.type == "plaintext"
-        ]
+        held = {cube.id: cube for cube in self.operator.standing(principal, [item.cube_id for item in wanted])}
+        cubes = [(item, held[item.cube_id]) for item in wanted if item.cube_id in held]
+        return [(item, excerpt(cube, *item.passage) if item.passage else cube) for item, cube in cubes]
 
     def finish(self, principal: Principal, messages: Sequence[Message], reply: Reply, *, remember: bool) -> None:
         """Count what was used and, if asked, remember the exchange."""
@@ -242,6 +245,7 @@ class ChatPipeline:
         self.lifecycle.flush()  # the next plan goes by these counts
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
+        self.observe(principal, reply.plan)
         if remember:
             self.remember(principal, messages, reply)
 

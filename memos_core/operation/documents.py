@@ -248,7 +248,7 @@ class MemDocuments:
 
     def seen(self) -> SearchFilter:
         """Return the conditions that every document of the answer meets."""
-        return replace(self.governance.search_filter(self.principal, MemoryCall(query="*")), collection=self.spec.name)
+        return collections.within(self.governance.search_filter(self.principal, MemoryCall(query="*")), self.spec.name)
 
     def documents(self, cubes: Sequence[MemCube], passages: Mapping[str, int]) -> list[Document]:
         """Return cubes as documents, with the vectors of these passages."""

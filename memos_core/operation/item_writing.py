@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -182,6 +182,16 @@ class ItemTransaction:
         (put,) = self._writer.apply([checked])
         assert isinstance(put, Item)
         return put
+
+    def get(self, path: Sequence[str], key: str) -> Item | None:
+        """Return the item, or None if there is none."""
+        writer = self._writer
+        return items.by_key(writer.session, writer.principal, path, key, writer.now)
+
+    def put_all(self, path: Sequence[str], values: Mapping[str, JsonValue]) -> None:
+        """Keep many values at ``path``, each under its key."""
+        governance = self._writer.governance
+        self._writer.apply([checked_value(governance, path, key, value, None) for key, value in values.items()])
 
     def append(self, path: Sequence[str], values: Sequence[JsonValue]) -> builtins.list[Item]:
         """Keep ``values`` at ``path``, in order after all that is there, under new keys."""

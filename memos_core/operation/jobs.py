@@ -118,6 +118,10 @@ class JobQueue:
         )
         return rows.insert_job(session, job)
 
+    def detach(self, session: WriteSession, job: Job) -> None:
+        """Make a job outlive the memories that it is about; for one that erases them itself."""
+        rows.detach(session, job.id)
+
     # Working
 
     def claim(self, kinds: Collection[str]) -> Job | None:

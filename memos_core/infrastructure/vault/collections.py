@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from memos_core.infrastructure.vault.conditions import CHUNK, chunks, matching, 
 from memos_core.infrastructure.vault.index.base import Place, load_vectors
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import check, cube_of, current
-from memos_core.infrastructure.vault.values import SearchFilter, WordMatch
+from memos_core.infrastructure.vault.values import SearchFilter, Visibility, WordMatch
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.vault import MemVault
@@ -43,10 +43,12 @@ __all__ = [
     "first",
     "known",
     "matched",
+    "names",
     "nearest",
     "pages",
     "prepared",
     "vectors_of",
+    "within",
 ]
 
 Metric = Literal["cosine", "dot"]
@@ -140,6 +142,18 @@ def ensure(session: WriteSession, spec: CollectionSpec, dimension: int) -> None:
         raise EmbedderMismatch(spec.name, stored=stored, offered=offered)
     else:
         session._collection_ids[spec.name, dimension] = row.id
+
+
+def names(session: ReadSession, visibility: Visibility) -> list[str]:
+    """Return the names, within the vault, of the collections that may hold documents within reach."""
+    k = schema.collections
+    own = k.c.name.startswith(f"{visibility.namespace}/", autoescape=True)
+    return list(session.connection.scalars(select(k.c.name).where(own).order_by(k.c.id)))
+
+
+def within(wanted: SearchFilter, collection: str | None) -> SearchFilter:
+    """Return the same conditions on the documents of a collection; None: on what is in none."""
+    return replace(wanted, collection=collection)
 
 
 def drop(session: WriteSession, spec: CollectionSpec) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["erase", "remove_passages"]
 
 
-def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str]) -> ErasedRows:
+def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str], *, texts: bool = True) -> ErasedRows:
     """Delete the visible ones of ``cube_ids`` and all that was made from them, and note what the disk still holds."""
     asked = [cube.id for cube in session.cubes(visibility, cube_ids)]
     derived = [cube_id for cube_id in session.derived(visibility.namespace, asked) if cube_id not in set(asked)]
@@ -36,7 +36,7 @@ def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str]
     forget_details(session, doomed)
     versions = remove_rows(session, doomed)
     orphans = unreferenced(session, addresses)
-    note_pending(session, orphans)
+    note_pending(session, orphans, texts=texts)
     session._changed(session._namespace_id(visibility.namespace), bytes_used=-bytes_used)
     shown = tuple(cube_id for cube_id in derived if cube_id in told)
     return ErasedRows((*asked, *shown), shown, versions, vectors, orphans)
@@ -154,15 +154,11 @@ def unreferenced(session: WriteSession, addresses: Sequence[str]) -> tuple[str, 
     return tuple(address for address in addresses if address not in held)
 
 
-def note_pending(session: WriteSession, addresses: Sequence[str]) -> None:
-    """Note what the disk still holds.
-
-    A new note takes the place of an older one of its kind, also of one that a purge is at work on: the purge strikes
-    out what it knew of, so the new one stays for the next time. Many deletions leave one note.
-    """
-    pending = schema.pending_erasure
-    kinds = ("wal", "index") if session.queues else ("wal",)
-    session.connection.execute(delete(pending).where(pending.c.kind.in_(kinds)))
-    rows = [{"kind": kind, "subject": ""} for kind in kinds]
-    rows += [{"kind": "blob", "subject": address} for address in addresses]
-    session.connection.execute(insert(pending), rows)
+def note_pending(session: WriteSession, addresses: Sequence[str], *, texts: bool) -> None:
+    rows = [{"kind": "blob", "subject": address} for address in addresses]
+    if texts:
+        rows.append({"kind": "wal", "subject": ""})
+        if session.queues:
+            rows.append({"kind": "index", "subject": ""})
+    if rows:
+        session.connection.execute(insert(schema.pending_erasure), rows)

@@ -265,6 +265,11 @@ def remove_jobs_about(session: WriteSession, cube_ids: Sequence[str]) -> int:
     return remove_jobs(session, sorted(found))
 
 
+def detach(session: WriteSession, job_id: str) -> None:
+    """Make a job no longer be about any cube."""
+    session.connection.execute(delete(schema.job_cubes).where(schema.job_cubes.c.job_id == job_id))
+
+
 def remove_finished(session: WriteSession, before: datetime) -> int:
     """Delete the jobs that were done or cancelled before a moment. Dead letters stay until someone looks at them."""
     j = schema.jobs

@@ -75,6 +75,7 @@ def cube_of(row: Row[Any], now: datetime) -> MemCube:
         tokens_saved=row.tokens_saved,
         feedback=row.feedback,
         contribution=row.contribution,
+        heat=row.heat,
     )
     cut = micros(now)
     lapsed = row.state == State.ACTIVE and row.expires_at is not None and cut is not None and row.expires_at <= cut

@@ -223,6 +223,8 @@ usage = Table(
     Column("feedback", Float, nullable=False),
     Column("contribution", Float),
     Column("last_used", BigInteger),
+    Column("heat", Float, nullable=False, server_default="0"),  # as of last_used
+    Index("usage_by_heat", "heat"),
 )
 
 audit = Table(

@@ -132,6 +132,11 @@ class UsageDelta:
     feedback: float = 0.0
     last_used: datetime | None = None
 
+    @property
+    def uses(self) -> int:
+        """Reads and injections together."""
+        return self.reads + self.injected_text + self.injected_kv + self.injected_lora
+
     def __add__(self, other: UsageDelta) -> UsageDelta:
         moments = [moment for moment in (self.last_used, other.last_used) if moment is not None]
         return UsageDelta(

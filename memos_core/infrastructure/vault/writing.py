@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from memos_core.cube import MemCube, State, canonical_json
 from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
-from memos_core.infrastructure.vault import erasure, schema
+from memos_core.infrastructure.vault import erasure, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import cube_row, encode_vector, size_of, terms_crc, version_row
@@ -206,16 +206,20 @@ class WriteSession(ReadSession):
         self._audit(namespace_id, author, "set_header", [cube.id], {"reason": reason})
         self._changed(namespace_id)
 
-    def erase(self, visibility: Visibility, cube_ids: Sequence[str]) -> ErasedRows:
+    def erase(self, visibility: Visibility, cube_ids: Sequence[str], *, texts: bool = True) -> ErasedRows:
         """Delete visible cubes and everything made from them, with every row that tells of them.
 
         What was made from them goes even where it is not visible. ``MemVault.purge`` takes the traces off the disk.
+
+        Args:
+            texts: Some of them hold text, so that the files of ledger and index are to be written anew.
         """
-        return erasure.erase(self, visibility, cube_ids)
+        return erasure.erase(self, visibility, cube_ids, texts=texts)
 
     def touch(self, counts: Mapping[str, UsageDelta]) -> None:
         """Add to the counters of cubes; those that are gone are passed over."""
         u = schema.usage
+        heat.warm(self, counts)  # before the moment of the last use moves on
         added: dict[str, Any] = {name: u.c[name] + bindparam(f"add_{name}") for name in COUNTERS}
         used: Any = bindparam("used")
         later = func.coalesce(u.c.last_used, -1) < used
@@ -361,7 +365,7 @@ class WriteSession(ReadSession):
 def first_counters(cube: MemCube) -> dict[str, Any]:
     """Return the counters that a new cube begins with."""
     behaviour = cube.header.behaviour
-    counters = {name: getattr(behaviour, name) for name in (*COUNTERS, "contribution")}
+    counters = {name: getattr(behaviour, name) for name in (*COUNTERS, "contribution", "heat")}
     return {**counters, "last_used": micros(behaviour.last_used)}
 
 

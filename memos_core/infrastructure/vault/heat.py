@@ -1,0 +1,60 @@
+"""Heat: how much memories are used lately, kept as one number each that cools with time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, select, update
+
+from memos_core.cube import MemCube, MemoryType, cooling
+from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.conditions import chunks, from_micros, live, of_collection, visible
+from memos_core.infrastructure.vault.rows import cube_of, current
+from memos_core.infrastructure.vault.values import UsageDelta, Visibility
+
+if TYPE_CHECKING:
+    from memos_core.infrastructure.vault.reading import ReadSession
+    from memos_core.infrastructure.vault.writing import WriteSession
+
+__all__ = ["hottest", "warm"]
+
+
+def warm(session: WriteSession, counts: Mapping[str, UsageDelta]) -> None:
+    """Add the uses of some cubes to their heat, cooled to the moment of the later use."""
+    u = schema.usage
+    used = {key: delta for key, delta in counts.items() if delta.uses and delta.last_used is not None}
+    rows = []
+    for part in chunks(list(used)):
+        for row in session.connection.execute(
+            select(u.c.cube_id, u.c.heat, u.c.last_used).where(u.c.cube_id.in_(part))
+        ):
+            rows.append({"id": row.cube_id, "warmer": warmer(row.heat, row.last_used, used[row.cube_id])})
+    if rows:
+        session.connection.execute(
+            update(u).where(u.c.cube_id == bindparam("id")).values(heat=bindparam("warmer")), rows
+        )
+
+
+def warmer(heat: float, last_used: int | None, delta: UsageDelta) -> float:
+    """Return the heat after a use. Uses may be told of out of order: other processes count too."""
+    if last_used is None or delta.last_used is None:
+        return float(delta.uses)
+    seconds = (delta.last_used - from_micros(last_used)).total_seconds()
+    if seconds >= 0:
+        return heat * cooling(seconds) + delta.uses
+    return heat + delta.uses * cooling(-seconds)
+
+
+def hottest(session: ReadSession, visibility: Visibility, *, at_least: float, limit: int) -> list[MemCube]:
+    """Return live text memories that were at least that hot when they were used last, the hottest first."""
+    u, c = schema.usage, schema.cubes
+    conditions = [
+        visible(visibility, by_id=True),
+        live(session.now),
+        c.c.type == str(MemoryType.PLAINTEXT),
+        of_collection(None),
+        u.c.heat >= at_least,
+    ]
+    rows = session.connection.execute(current().where(*conditions).order_by(u.c.heat.desc(), c.c.id).limit(limit))
+    return [cube_of(row, session.now) for row in rows]

@@ -1,0 +1,156 @@
+"""The layers of one open vault, and how they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from weakref import WeakSet
+
+from memos_core.cube import MemCube
+from memos_core.engine.base import Engine
+from memos_core.events import EventHook
+from memos_core.ids import UlidFactory
+from memos_core.infrastructure.governance import MemGovernance
+from memos_core.infrastructure.vault import MemVault
+from memos_core.interface.chat import ChatPipeline
+from memos_core.interface.reader import MemReader
+from memos_core.operation.activations import ScopeActivations
+from memos_core.operation.background import Background, TransformTask
+from memos_core.operation.chores import Chores
+from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
+from memos_core.operation.items import ItemOperator
+from memos_core.operation.jobs import JobQueue, JobSettings, Task
+from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.lineage import MemLineage
+from memos_core.operation.merging import MemMerging
+from memos_core.operation.operator import Fusion, MemOperator
+from memos_core.operation.policies import BackgroundPreference
+from memos_core.operation.refresh import RefreshTask
+from memos_core.operation.retention import MemRetention, RetentionPolicy
+from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.snapshots import MemSnapshots
+from memos_core.operation.transforms import MemTransform
+from memos_core.operation.worker import Worker
+from memos_core.principal import Principal
+from memos_core.transform import PATHWAYS
+
+__all__ = ["Layers", "Parts", "wire"]
+
+Erased = Callable[[Principal, Sequence[str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of one open vault, as its scopes use them."""
+
+    vault: MemVault
+    governance: MemGovernance
+    operator: MemOperator
+    scheduler: MemScheduler
+    lifecycle: MemLifecycle
+    merging: MemMerging
+    snapshots: MemSnapshots
+    lineage: MemLineage
+    chat: ChatPipeline
+    engine: Engine | None
+    activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+    transforms: MemTransform
+    emit: EventHook
+    items: ItemOperator
+    jobs: JobQueue
+    background: Background
+    evolution: MemEvolution
+    retention: MemRetention
+    chores: Chores
+    engines: WeakSet[Engine]
+    """Every engine that has served these memories and may still hold KV of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What ``MemOS.open`` was given to put layers together from; None takes the default.
+
+    Attributes:
+        engine: Runs the model.
+        scheduler: How memories are chosen.
+        fusion: How the parts of a search are weighed.
+        jobs: How background work is tried.
+        evolution: When memories change their form by themselves.
+        retention: How long memories stay in use.
+    """
+
+    engine: Engine | None = None
+    scheduler: MemScheduler | None = None
+    fusion: Fusion | None = None
+    jobs: JobSettings | None = None
+    evolution: EvolutionPolicy | None = None
+    retention: RetentionPolicy | None = None
+
+
+def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
+    """Put the layers together."""
+    ids, engine = UlidFactory(), parts.engine
+    engines = WeakSet([engine] if engine else [])
+    operator = MemOperator(vault, governance, ids, parts.fusion)
+    lifecycle = MemLifecycle(vault, governance)
+    scheduler = scheduler_of(parts)
+
+    def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
+        return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
+
+    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
+        for one in list(engines):
+            one.drop(activations(principal, ()).owner, derived_ids)
+
+    transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
+    queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
+    policy = parts.evolution or EvolutionPolicy()
+    evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased)
+    retention = MemRetention(vault, governance, parts.retention, dropped=erased)
+    worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
+    chat = ChatPipeline(
+        engine=engine,
+        governance=governance,
+        reader=MemReader(),
+        operator=operator,
+        scheduler=scheduler,
+        lifecycle=lifecycle,
+        activations=activations,
+        emit=emit,
+        observe=evolution.observe,
+    )
+    return Layers(
+        vault=vault,
+        governance=governance,
+        operator=operator,
+        scheduler=scheduler,
+        lifecycle=lifecycle,
+        merging=MemMerging(vault, governance, operator),
+        snapshots=MemSnapshots(vault, governance, ids),
+        lineage=MemLineage(vault, governance),
+        chat=chat,
+        engine=engine,
+        activations=activations,
+        transforms=transforms,
+        emit=emit,
+        items=ItemOperator(vault, governance, ids, erased),
+        jobs=queue,
+        background=Background(queue, governance),
+        evolution=evolution,
+        retention=retention,
+        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
+        engines=engines,
+    )
+
+
+def scheduler_of(parts: Parts) -> MemScheduler:
+    """Return the scheduler; one that leaves building to a worker, where the policy says so."""
+    scheduler = parts.scheduler or MemScheduler()
+    if parts.evolution is None or parts.evolution.build == "request":
+        return scheduler
+    return MemScheduler(selection=scheduler.selection, preference=BackgroundPreference(scheduler.preference))
+
+
+def tasks_of(transforms: MemTransform, engine: Engine | None, refresh: Task) -> list[Task]:
+    """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
+    return [refresh] if engine is None else [refresh, TransformTask(transforms, engine)]

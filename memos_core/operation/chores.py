@@ -1,0 +1,78 @@
+"""What a vault has to do besides answering: background work, policies, the index, the rest of erasures."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+
+from memos_core.infrastructure.vault import MemVault
+from memos_core.operation.evolve import MemEvolution
+from memos_core.operation.lifecycle import MemLifecycle
+from memos_core.operation.refresh import queue_refreshes
+from memos_core.operation.retention import MemRetention
+from memos_core.operation.worker import Worker
+
+__all__ = ["Chores"]
+
+
+class Chores:
+    """Does what waits, when it is told to. Thread-safe.
+
+    Args:
+        evolves: Whether memories change their form by themselves, as often as the policy says.
+    """
+
+    def __init__(
+        self,
+        vault: MemVault,
+        lifecycle: MemLifecycle,
+        worker: Worker,
+        evolution: MemEvolution,
+        retention: MemRetention,
+        *,
+        evolves: bool,
+    ) -> None:
+        self.vault = vault
+        self.lifecycle = lifecycle
+        self.worker = worker
+        self.evolution = evolution
+        self.retention = retention
+        self.evolves = evolves
+        self._done: dict[str, datetime] = {}
+        self._lock = threading.Lock()
+
+    def run_pending(self) -> tuple[str, ...]:
+        """Do everything that is due once; return what still waits, in words."""
+        self.work(None)
+        return (*self.worker.queue.outlook(self.worker.tasks), *self.vault.purge())
+
+    def work(self, stop: threading.Event | None, *, poll_seconds: float = 1.0) -> int:
+        """Do what is due until ``stop`` is set (None: until nothing is), and return how many jobs that were."""
+        done = self._round(stop)
+        while stop is not None and not stop.is_set():
+            stop.wait(poll_seconds)
+            done += self._round(stop)
+        return done
+
+    def _round(self, stop: threading.Event | None) -> int:
+        self.lifecycle.flush()
+        queue_refreshes(self.vault, self.worker.queue)
+        policy = self.retention.policy
+        if policy is not None and self._is_time("tidy", policy.every_seconds):
+            self.retention.tidy_all()
+        if self.evolves and self._is_time("evolve", self.evolution.policy.every_seconds):
+            self.evolution.evolve_all()
+        done = self.worker.run_due(stop=stop)
+        self.worker.queue.prune()
+        self.vault.apply_outbox()
+        self.vault.purge()
+        return done
+
+    def _is_time(self, chore: str, every_seconds: float) -> bool:
+        now = self.vault.clock.now()
+        with self._lock:
+            last = self._done.get(chore)
+            if last is not None and (now - last).total_seconds() < every_seconds:
+                return False
+            self._done[chore] = now
+        return True
