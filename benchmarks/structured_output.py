@@ -1,8 +1,9 @@
 """What it costs to hold an answer to a form: the first token, for which a schema is compiled, and each one after it.
 
-Random logits are held to a schema by each library, each on a path of its own. ``memos`` is all that ``Constraint.take`` does: mask, choice, what
-is forced, and the way to the end. Other libraries are measured where they are installed (``pip install xgrammar
-outlines-core``). Whole answers are measured too, held to a form and free, by a random model of the reader's shape.
+Random logits are held to a schema by each library, each on a path of its own. ``memos`` is all that
+``Constraint.take`` does: mask, choice, what is forced, and the way to the end. Other libraries are measured where they
+are installed (``pip install xgrammar outlines-core``). Whole answers are measured too, held to a form and free, by a
+random model of the reader's shape.
 
     python benchmarks/structured_output.py
 """
