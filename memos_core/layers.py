@@ -13,7 +13,7 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import MemVault
 from memos_core.interface.chat import ChatPipeline
-from memos_core.interface.reader import MemReader
+from memos_core.interface.reader import MemReader, Reader
 from memos_core.operation.activations import ScopeActivations
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
@@ -23,11 +23,13 @@ from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
-from memos_core.operation.operator import Fusion, MemOperator
+from memos_core.operation.operator import MemOperator
 from memos_core.operation.policies import BackgroundPreference
+from memos_core.operation.ranker import Ranker
 from memos_core.operation.refresh import RefreshTask
 from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.search import SearchSettings
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
@@ -73,7 +75,9 @@ class Parts:
     Attributes:
         engine: Runs the model.
         scheduler: How memories are chosen.
-        fusion: How the parts of a search are weighed.
+        search: How memories are found.
+        ranker: Weighs what speaks for a memory.
+        reader: Reads what a prompt asks of memory.
         jobs: How background work is tried.
         evolution: When memories change their form by themselves.
         retention: How long memories stay in use.
@@ -81,7 +85,9 @@ class Parts:
 
     engine: Engine | None = None
     scheduler: MemScheduler | None = None
-    fusion: Fusion | None = None
+    search: SearchSettings | None = None
+    ranker: Ranker | None = None
+    reader: Reader | None = None
     jobs: JobSettings | None = None
     evolution: EvolutionPolicy | None = None
     retention: RetentionPolicy | None = None
@@ -91,7 +97,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     """Put the layers together."""
     ids, engine = UlidFactory(), parts.engine
     engines = WeakSet([engine] if engine else [])
-    operator = MemOperator(vault, governance, ids, parts.fusion)
+    operator = MemOperator(vault, governance, ids, parts.search, parts.ranker)
     lifecycle = MemLifecycle(vault, governance)
     scheduler = scheduler_of(parts)
 
@@ -111,7 +117,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
-        reader=MemReader(),
+        reader=parts.reader or MemReader(),
         operator=operator,
         scheduler=scheduler,
         lifecycle=lifecycle,
