@@ -86,11 +86,17 @@ class Constraints:
         with self._lock:
             if grammar not in self._compiled:
                 matcher = self._matcher(grammar)
-                self._compiled[grammar] = matcher, self._closer.shortest(matcher)
+                self._compiled[grammar] = matcher, self._way_through(matcher)
                 if len(self._compiled) > KEPT_GRAMMARS:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(grammar)
             return self._compiled[grammar]
+
+    def _way_through(self, matcher: Any) -> list[int] | None:
+        try:
+            return self._closer.shortest(matcher)
+        except UnsupportedOption as error:
+            raise InvalidInput(f"the answer cannot be held to this form: {error}") from error
 
     def _matcher(self, grammar: Grammar) -> Any:
         made = self._library.LLMatcher
@@ -101,8 +107,7 @@ class Constraints:
         }[grammar.kind]
         matcher = made(self._tokenizer, write(grammar.source), log_level=0)
         if matcher.is_error():
-            reason = matcher.get_error().partition("\n\n")[0].strip()
-            raise InvalidInput(f"the answer cannot be held to this form: {reason}")
+            raise InvalidInput(f"the answer cannot be held to this form: {complaint(matcher)}")
         return matcher
 
 
@@ -117,6 +122,7 @@ class Constraint:
 
     Attributes:
         complete: Whether the answer is whole and nothing may follow.
+        guarded: Whether a way to its end is known, so that ``max_tokens`` does not cut it.
         closed: Whether it was closed early, to stay within its tokens.
     """
 
@@ -127,6 +133,7 @@ class Constraint:
         self._end_ids = end_ids
         self.complete: bool = matcher.is_stopped()
         self.closed = False
+        self.guarded = path is not None
 
     def take(self, logits: torch.Tensor, pick: Callable[[torch.Tensor], int], room: int) -> list[int]:
         """Return the next tokens: one that ``pick`` chose among those allowed, and those that must follow it.
@@ -179,6 +186,7 @@ class Constraint:
 
     def _arrive(self, way: list[int] | None) -> None:
         self._path = way
+        refuse_error(self._matcher)  # llguidance takes a matcher that failed for one that has ended
         self.complete = self._matcher.is_stopped()
 
     def _way(self, tokens: Sequence[int]) -> list[int] | None:
@@ -248,7 +256,8 @@ class Closer:
         copy = matcher.deep_copy()
         uses: Counter[int] = Counter()
         path: list[int] = []
-        while len(path) <= MAX_WAY and not copy.is_error():
+        while len(path) <= MAX_WAY:
+            refuse_error(copy)
             rest = [] if copy.is_accepting() else self._joined(copy, known)
             if rest is not None:
                 return path + rest
@@ -290,6 +299,16 @@ def allowed_tokens(matcher: Any) -> NDArray[np.bool_]:
         UnsupportedOption: The grammar outgrew the limits of llguidance on the way.
     """
     packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    if matcher.is_error():
-        raise UnsupportedOption(f"the form of the answer is too complex: {matcher.get_error()}")
+    refuse_error(matcher)
     return np.unpackbits(packed, bitorder="little").view(np.bool_)
+
+
+def refuse_error(matcher: Any) -> None:
+    """Raise ``UnsupportedOption`` where ``matcher`` has failed, and not just ended."""
+    if matcher.is_error():
+        raise UnsupportedOption(f"the form is too complex: {complaint(matcher)}")
+
+
+def complaint(matcher: Any) -> str:
+    """Return the first sentence of what llguidance says is wrong; what follows is the state of its parser."""
+    return str(matcher.get_error()).partition("\n<state>")[0].partition("\n\n")[0].strip()
