@@ -37,6 +37,7 @@ format: $(VENV)/.ready-dev  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the README's tables anew; INPUT=FILE adds recall
+	$(MEASURE)/structured_output.py --out $(RESULTS)/structured_output.json
 	$(MEASURE)/kv_storage.py
 	$(MEASURE)/kv_composition.py
 	$(MEASURE)/kv_composition.py --layers 12 --hidden-size 256 --blocks 3 --repeats 2 --out $(RESULTS)/kv_composition_wide.json
@@ -45,7 +46,7 @@ bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the README's ta
 	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --out $(RESULTS)/kv_speed.json
 	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --layers 28 --tokens 8 --repeats 3 --memory --out $(RESULTS)/kv_speed_28_layers.json
 	$(MEASURE)/kv_batch.py --threads 1 --clock cpu --out $(RESULTS)/kv_batch.json
-	$(MEASURE)/structured_output.py --out $(RESULTS)/structured_output.json
+	$(MEASURE)/langchain_agent.py --threads 1 --out $(RESULTS)/langchain_agent.json
 	$(MEASURE)/items.py
 	$(if $(INPUT),$(MEASURE)/evidence_recall.py --input "$(INPUT)")
 	$(BIN)/python benchmarks/tables.py

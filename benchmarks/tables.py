@@ -122,6 +122,27 @@ def kv_composition() -> str:
     )  # fmt: skip
 
 
+def langchain_agent() -> str:
+    """What an agent's memory takes, held in each way."""
+    result = load(RESULTS / "langchain_agent.json")
+    names = {
+        "history": "the facts as messages",
+        "langmem": "LangMem's search on InMemoryStore, best 8",
+        "text": "MemosMiddleware, best 8, text",
+        "kv": "MemosMiddleware, best 8, KV",
+        "all text": "MemosMiddleware, everything, text",
+        "all kv": "MemosMiddleware, everything, KV",
+    }
+    rows = [
+        [names[way], str(row["right"]), f"{row['prompt_tokens']:,}", f"{row['computed_tokens']:,}",
+         f"{1000 * row['later_median_ttft_seconds']:.0f} ms", f"{row['later_processor_seconds']:.2f} s",
+         f"{row['first_round_processor_seconds']:.2f} s"]
+        for way, row in result["ways"].items()
+    ]  # fmt: skip
+    head = ["memory", f"right of {result['workload']['turns']}", "prompt tokens", "of these computed", "first token"]
+    return table([*head, "processor time", "in the first round"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "evidence_recall": evidence_recall,
     "reader": reader,
@@ -129,6 +150,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kv_decode": kv_decode,
     "kv_storage": kv_storage,
     "kv_composition": kv_composition,
+    "langchain_agent": langchain_agent,
 }
 
 

@@ -14,6 +14,7 @@ from memos_core.interface.context import MemoryContext
 from memos_core.interface.exchange import chat_turns
 from memos_core.principal import check_name
 from memos_core.records import InjectionPlan, Message, Outcome, Receipt, Turn
+from memos_core.references import Reference
 from memos_core.scope import Scope
 
 __all__ = ["Conversation", "Remember"]
@@ -55,8 +56,17 @@ class Conversation:
         if self.remember not in get_args(Remember):
             raise InvalidInput(f"remember must be one of {', '.join(get_args(Remember))}, not {self.remember!r}")
 
-    def recall(self, messages: Sequence[Message], *, k: int = 8, max_tokens: int | None = None) -> MemoryContext:
+    def recall(
+        self, messages: Sequence[Message], *, k: int = 8, max_tokens: int | None = None, keep: Sequence[str] = ()
+    ) -> MemoryContext:
         """Return what memory holds on the last user message and ``messages`` do not say already.
+
+        Args:
+            messages: The chat so far.
+            k: Most memories that are new to the chat.
+            max_tokens: Size of the text at most; None: a share of the model's window.
+            keep: ``MemoryContext.references`` of what was recalled before and is to stay in the room that is left, so
+                that the prompt changes less from turn to turn.
 
         Raises:
             InvalidInput: ``k`` is not positive.
@@ -65,7 +75,8 @@ class Conversation:
         asked = [message.content for message in messages if message.role == "user" and message.content.strip()]
         if not asked:
             return MemoryContext(text="", hits=(), plan=InjectionPlan(inject="text"), tokens=0)
-        return self.scope.context(asked[-1].strip(), k=k, max_tokens=max_tokens, known=said)
+        kept = [Reference.parse(reference).cube_id for reference in keep]
+        return self.scope.context(asked[-1].strip(), k=k, max_tokens=max_tokens, known=said, keep=kept)
 
     def newest(self, limit: int) -> list[Message]:
         """Return the last ``limit`` turns that were recorded of this chat, oldest first; none without a thread."""
@@ -114,8 +125,10 @@ class Conversation:
             else:
                 return [{**receipts, **refused}[number] for number in range(len(turns))]
 
-    async def arecall(self, messages: Sequence[Message], *, k: int = 8, max_tokens: int | None = None) -> MemoryContext:
-        return await asyncio.to_thread(self.recall, messages, k=k, max_tokens=max_tokens)
+    async def arecall(
+        self, messages: Sequence[Message], *, k: int = 8, max_tokens: int | None = None, keep: Sequence[str] = ()
+    ) -> MemoryContext:
+        return await asyncio.to_thread(self.recall, messages, k=k, max_tokens=max_tokens, keep=keep)
 
     async def arecord(self, messages: Sequence[Message], *, recalled: Sequence[str] = ()) -> list[Receipt]:
         return await asyncio.to_thread(self.record, messages, recalled=recalled)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, get_args
 
 from memos_core import Conversation, Inject, MemoryContext, MemOS, Receipt, Remember, Scope, resolve_scope
-from memos_core.errors import InvalidInput, MissingExtra
+from memos_core.errors import CubeNotFound, InvalidInput, MissingExtra
 from memos_langchain.chat_models import ChatMemos
 from memos_langchain.runs import context_values, spoken
 
@@ -66,6 +66,8 @@ class MemosMiddleware(AgentMiddleware[MemosState, Any, Any]):
         k: Most memories recalled for a turn.
         max_tokens: Most prompt tokens that they may take together; None: a quarter of the model's window, at most
             2048.
+        keep: Let what was recalled stay for the rest of the thread, in the room that ``max_tokens`` leaves: the prompt
+            then soon begins alike in every turn, which a provider's cache and stored KV reward.
         inject: How memory enters ``ChatMemos``; None: as the model itself has it. ``off`` recalls nothing at all.
         remember: Whose turns are stored: ``both``, the ``user``'s alone, or ``none``.
 
@@ -82,6 +84,7 @@ class MemosMiddleware(AgentMiddleware[MemosState, Any, Any]):
         namespace: Sequence[str] = ("users", "{user_id}"),
         k: int = 8,
         max_tokens: int | None = None,
+        keep: bool = False,
         inject: Inject | None = None,
         remember: Remember = "both",
     ) -> None:
@@ -96,6 +99,7 @@ class MemosMiddleware(AgentMiddleware[MemosState, Any, Any]):
         self.namespace = tuple(namespace)
         self.k = k
         self.max_tokens = max_tokens
+        self.keep = keep
         self.inject = inject
         self.remember: Remember = remember
 
@@ -105,19 +109,30 @@ class MemosMiddleware(AgentMiddleware[MemosState, Any, Any]):
         chat = self._conversation(runtime)
         if self.inject == "off":
             return recalled_state(())
-        context = chat.recall(spoken(state["messages"]), k=self.k, max_tokens=self.max_tokens)
+        context = chat.recall(spoken(state["messages"]), **self._asked(state))
         return recalled_state(context.references)
 
     async def abefore_agent(self, state: MemosState, runtime: Runtime[Any]) -> dict[str, Any]:
         chat = self._conversation(runtime)
         if self.inject == "off":
             return recalled_state(())
-        context = await chat.arecall(spoken(state["messages"]), k=self.k, max_tokens=self.max_tokens)
+        context = await chat.arecall(spoken(state["messages"]), **self._asked(state))
         return recalled_state(context.references)
+
+    def _asked(self, state: MemosState) -> dict[str, Any]:
+        return {"k": self.k, "max_tokens": self.max_tokens, "keep": recalled_in(state) if self.keep else ()}
 
     # Inject
 
     def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        try:
+            return self._call(request, handler)
+        except CubeNotFound:  # forgotten by someone else just now: what is left of the recalled is asked for again
+            return self._call(request, handler)
+
+    def _call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         scope = self._conversation(request.runtime).scope
@@ -126,6 +141,14 @@ class MemosMiddleware(AgentMiddleware[MemosState, Any, Any]):
             return handler(self._with_memory(request, scope, context))
 
     async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        try:
+            return await self._acall(request, handler)
+        except CubeNotFound:
+            return await self._acall(request, handler)
+
+    async def _acall(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         scope = self._conversation(request.runtime).scope

@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise MissingExtra("langchain-core", extra="langchain") from error
 
-__all__ = ["auntil", "context_values", "run_values", "spoken", "until"]
+__all__ = ["auntil", "context_values", "current_context", "is_summary", "run_values", "spoken", "until"]
 
 T = TypeVar("T")
 
@@ -62,20 +62,24 @@ def current_context() -> object:
         return None
 
 
-def spoken(messages: Sequence[BaseMessage], *, summaries: bool = False) -> list[Message]:
+def is_summary(message: BaseMessage) -> bool:
+    """Tell whether a message is LangChain's summary of others."""
+    return message.additional_kwargs.get("lc_source") == "summarization"
+
+
+def spoken(messages: Sequence[BaseMessage]) -> list[Message]:
     """Return what people and the model said in ``messages``, in the core's words.
 
-    Left out are messages that stand for memories, those of the model that call tools and, unless they are wanted,
-    summaries of what was said before.
+    Left out are summaries, messages that stand for memories, and those of the model that call tools.
     """
     said = []
     for message in messages:
-        summary = message.additional_kwargs.get("lc_source") == "summarization"
-        derived = (summary and not summaries) or "memos" in message.additional_kwargs
+        derived = is_summary(message) or "memos" in message.additional_kwargs
+        named: dict[str, Any] = {"name": message.name} if message.name else {}
         if isinstance(message, HumanMessage) and not derived:
-            said.append(Message(role="user", content=message.text))
+            said.append(Message(role="user", content=message.text, **named))
         elif isinstance(message, AIMessage) and not derived and not message.tool_calls:
-            said.append(Message(role="assistant", content=message.text))
+            said.append(Message(role="assistant", content=message.text, **named))
     return said
 
 

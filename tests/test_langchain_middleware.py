@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from agent_parts import ADA, BEN, LONG, calling, on, said, scripted, texts
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware, SummarizationMiddleware, after_model
+from langchain.agents.middleware import (
+    HumanInTheLoopMiddleware,
+    PIIMiddleware,
+    SummarizationMiddleware,
+    after_model,
+    wrap_model_call,
+)
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
@@ -115,6 +121,18 @@ def test_off_recalls_nothing_and_still_remembers(memos: MemOS, ada: Scope) -> No
     assert QUESTION in texts(ada.list())
 
 
+def test_what_was_recalled_stays_if_it_is_to_be_kept(ada: Scope) -> None:
+    model = scripted("Biscuit.", "On Mondays.", "Biscuit.")
+    memory = MemosMiddleware(ada, keep=True, remember="none")
+    agent = create_agent(model, middleware=[memory], checkpointer=InMemorySaver())
+    for text in (QUESTION, "When do trams run late?", "And my cat?"):
+        agent.invoke(said(text), on("1"))
+    assert "Biscuit" in model.systems[0]
+    assert "Trams run late" in model.systems[1]
+    assert model.systems[1].startswith(model.systems[0])
+    assert model.systems[2] == model.systems[1]
+
+
 # Remember
 
 
@@ -123,6 +141,12 @@ def test_both_sides_are_remembered_in_the_thread_as_session(memos: MemOS) -> Non
     agent.invoke(said("I am Ada."), on("thread-1"))
     kept = [(cube.text, cube.speaker, cube.session) for cube in memos.scope(user="ada").list()]
     assert kept == [("I am Ada.", "ada", "thread-1"), ("Nice to meet you.", "assistant", "thread-1")]
+
+
+def test_a_message_with_a_name_is_kept_as_that_speakers(memos: MemOS) -> None:
+    agent = create_agent(scripted("Welcome."), middleware=[MemosMiddleware(memos)], name="scout")
+    agent.invoke({"messages": [HumanMessage("I am Ben.", name="Ben")]}, ADA)
+    assert [cube.speaker for cube in memos.scope(user="ada").list()] == ["Ben", "scout"]
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("both", 2), ("user", 1), ("none", 0)])
@@ -396,6 +420,22 @@ def test_nothing_recalled_means_no_memory_for_chat_memos(memos: MemOS, engine: H
     llm = ChatMemos(engine=engine, memory=memos.scope(user="ben"), max_tokens=4)
     answer = create_agent(llm, middleware=[MemosMiddleware(memos)]).invoke(said(QUESTION), ADA)["messages"][-1]
     assert answer.response_metadata["memos"]["cube_ids"] == []
+
+
+def test_a_memory_that_someone_forgets_at_that_very_moment_is_left_out(ada: Scope, engine: HFEngine) -> None:
+    gone = ada.list()[0].id
+
+    @wrap_model_call
+    def forget_first(request: Any, handler: Any) -> Any:
+        if gone in {cube.id for cube in ada.list()}:
+            ada.forget(gone)
+        return handler(request)
+
+    middleware = [MemosMiddleware(ada, inject="kv"), forget_first]
+    agent = create_agent(ChatMemos(engine=engine, max_tokens=2), middleware=middleware)
+    told = agent.invoke(said(QUESTION))["messages"][-1].response_metadata["memos"]
+    assert told["cube_ids"]
+    assert gone not in told["cube_ids"]
 
 
 async def test_chat_memos_streams_with_memory(ada: Scope, engine: HFEngine) -> None:

@@ -15,12 +15,17 @@ __all__ = ["extractive_summary"]
 
 BOUNDARY = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 SPEAKERS = {"user": "User", "assistant": "Assistant"}
+SPEAKER = re.compile("^(?:User|Assistant): ")
 MAX_SENTENCES = 2_000
 """Only the newest this many sentences are weighed: the cost grows with their square."""
 
 
 def extractive_summary(
-    messages: Sequence[Message], *, max_tokens: int = 256, count_tokens: Callable[[str], int] | None = None
+    messages: Sequence[Message],
+    *,
+    max_tokens: int = 256,
+    earlier: str = "",
+    count_tokens: Callable[[str], int] | None = None,
 ) -> str:
     """Return the sentences of user and assistant that say most, each with its speaker, in at most ``max_tokens``.
 
@@ -31,11 +36,13 @@ def extractive_summary(
     Args:
         messages: The chat; other roles, and recalled memory, are passed over.
         max_tokens: Size of the summary at most.
-        count_tokens: Counts them; by default as for a hosted model.
+        earlier: Summary of what came before; its lines are weighed like the sentences of the chat.
+        count_tokens: Counts tokens; by default as for a hosted model.
     """
     count = count_tokens or hosted_counter()
-    lines = list(dict.fromkeys(spoken_lines(messages)))[-MAX_SENTENCES:]
-    terms = {line: query_words(line.partition(": ")[2]) for line in lines}
+    before = [line.strip() for line in earlier.splitlines() if line.strip()]
+    lines = list(dict.fromkeys([*before, *spoken_lines(messages)]))[-MAX_SENTENCES:]
+    terms = {line: query_words(SPEAKER.sub("", line)) for line in lines}
     tokens = {line: count(line + "\n") for line in lines}
     total = Counter(word for line in lines for word in terms[line])
     weight = {word: number / total.total() for word, number in total.items()}
