@@ -47,9 +47,9 @@ class ChatOptions(TypedDict, total=False):
             called; OpenAI's ``{"type": "function", "function": {"name": ...}}`` is understood too. A call that must be
             made is made by constrained decoding: its arguments keep to their schema.
         response_format: What the reply must look like, by constrained decoding: ``{"type": "json_object"}``, ``{"type":
-            "json_schema", "json_schema": {"schema": {...}}}`` or ``{"type": "regex", "regex": "..."}``. JSON is never
-            cut in the middle: where ``max_tokens`` comes near it is closed early, ``finish_reason`` is ``length`` and
-            the plan says so. Objects hold the properties that the schema names and no others, unless it allows others
+            "json_schema", "json_schema": {"schema": {...}}}`` or ``{"type": "regex", "regex": "..."}``. It is not cut
+            by ``max_tokens``: where these run out it is closed early, ``finish_reason`` is ``length`` and the plan says
+            so. Objects hold the properties that the schema names and no others, unless it allows others
             explicitly. With tools that may be called, the reply is such JSON or a call.
         memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one.
         adapter: Id of a parametric memory to apply. With ``inject="lora"`` the memories that it was made from leave
