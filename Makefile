@@ -45,6 +45,7 @@ bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the README's ta
 	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --out $(RESULTS)/kv_speed.json
 	$(MEASURE)/kv_speed.py --threads 1 --clock cpu --layers 28 --tokens 8 --repeats 3 --memory --out $(RESULTS)/kv_speed_28_layers.json
 	$(MEASURE)/kv_batch.py --threads 1 --clock cpu --out $(RESULTS)/kv_batch.json
+	$(MEASURE)/items.py
 	$(if $(INPUT),$(MEASURE)/evidence_recall.py --input "$(INPUT)")
 	$(BIN)/python benchmarks/tables.py
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
     from memos_core.operation.resolving import Resolution
+    from memos_core.operation.retention import RetentionPolicy
     from memos_core.records import (
         Erasure,
         Hit,
@@ -113,6 +114,7 @@ HOMES = {
     "Reply": "memos_core.records",
     "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
+    "RetentionPolicy": "memos_core.operation.retention",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
     "ToolCall": "memos_core.tools",
@@ -179,6 +181,7 @@ __all__ = [
     "Reply",
     "ReplyChunk",
     "Resolution",
+    "RetentionPolicy",
     "Scope",
     "State",
     "ToolCall",

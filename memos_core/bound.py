@@ -14,6 +14,7 @@ from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator
+from memos_core.operation.retention import MemRetention
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.principal import Principal
 from memos_core.twins import in_thread
@@ -46,6 +47,11 @@ def operator(layers: Layers) -> MemOperator:
 
 def background(layers: Layers) -> Background:
     return layers.background
+
+
+def retention(layers: Layers) -> MemRetention:
+    layers.lifecycle.flush()  # policies go by the counts
+    return layers.retention
 
 
 def evolution(layers: Layers) -> MemEvolution:
@@ -136,6 +142,7 @@ class BoundScope:
     cancel_job = of_layer(background, Background.cancel_job)
     retry_job = of_layer(background, Background.retry_job)
 
+    tidy = of_layer(retention, MemRetention.tidy)
     evolve = of_layer(evolution, MemEvolution.evolve)
 
     atransform_later = in_thread(transform_later)
@@ -143,4 +150,5 @@ class BoundScope:
     ajob = in_thread(job)
     acancel_job = in_thread(cancel_job)
     aretry_job = in_thread(retry_job)
+    atidy = in_thread(tidy)
     aevolve = in_thread(evolve)

@@ -13,7 +13,7 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import MemVault
 from memos_core.interface.chat import ChatPipeline
-from memos_core.interface.reader import MemReader
+from memos_core.interface.reader import MemReader, Reader
 from memos_core.operation.activations import ScopeActivations
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
@@ -23,10 +23,13 @@ from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
-from memos_core.operation.operator import Fusion, MemOperator
+from memos_core.operation.operator import MemOperator
 from memos_core.operation.policies import BackgroundPreference
+from memos_core.operation.ranker import Ranker
 from memos_core.operation.refresh import RefreshTask
+from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.search import SearchSettings
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
@@ -59,6 +62,7 @@ class Layers:
     jobs: JobQueue
     background: Background
     evolution: MemEvolution
+    retention: MemRetention
     chores: Chores
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
@@ -71,23 +75,29 @@ class Parts:
     Attributes:
         engine: Runs the model.
         scheduler: How memories are chosen.
-        fusion: How the parts of a search are weighed.
+        search: How memories are found.
+        ranker: Weighs what speaks for a memory.
+        reader: Reads what a prompt asks of memory.
         jobs: How background work is tried.
         evolution: When memories change their form by themselves.
+        retention: How long memories stay in use.
     """
 
     engine: Engine | None = None
     scheduler: MemScheduler | None = None
-    fusion: Fusion | None = None
+    search: SearchSettings | None = None
+    ranker: Ranker | None = None
+    reader: Reader | None = None
     jobs: JobSettings | None = None
     evolution: EvolutionPolicy | None = None
+    retention: RetentionPolicy | None = None
 
 
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
     """Put the layers together."""
     ids, engine = UlidFactory(), parts.engine
     engines = WeakSet([engine] if engine else [])
-    operator = MemOperator(vault, governance, ids, parts.fusion)
+    operator = MemOperator(vault, governance, ids, parts.search, parts.ranker)
     lifecycle = MemLifecycle(vault, governance)
     scheduler = scheduler_of(parts)
 
@@ -102,11 +112,12 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     policy = parts.evolution or EvolutionPolicy()
     evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased)
+    retention = MemRetention(vault, governance, parts.retention, dropped=erased)
     worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
-        reader=MemReader(),
+        reader=parts.reader or MemReader(),
         operator=operator,
         scheduler=scheduler,
         lifecycle=lifecycle,
@@ -132,7 +143,8 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         jobs=queue,
         background=Background(queue, governance),
         evolution=evolution,
-        chores=Chores(vault, lifecycle, worker, evolution, evolves=parts.evolution is not None),
+        retention=retention,
+        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
         engines=engines,
     )
 

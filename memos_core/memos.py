@@ -18,12 +18,16 @@ from memos_core.events import EventHook, ignore_event
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
 from memos_core.interface.items import Items
+from memos_core.interface.reader import Reader
 from memos_core.layers import Layers, Parts, wire
 from memos_core.operation.evolve import Decision, EvolutionPolicy
 from memos_core.operation.items import ItemIndex
 from memos_core.operation.jobs import JobQueue, JobSettings
-from memos_core.operation.operator import Fusion, passages_of
+from memos_core.operation.operator import passages_of
+from memos_core.operation.ranker import Ranker
+from memos_core.operation.retention import RetentionPolicy, Tidying
 from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.search import SearchSettings
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 
@@ -63,9 +67,12 @@ class MemOS:
         max_text_chars: int | None = None,
         max_bytes: int | None = None,
         scheduler: MemScheduler | None = None,
-        fusion: Fusion | None = None,
+        search: SearchSettings | None = None,
+        ranker: Ranker | None = None,
+        reader: Reader | None = None,
         jobs: JobSettings | None = None,
         evolution: EvolutionPolicy | None = None,
+        retention: RetentionPolicy | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -80,9 +87,12 @@ class MemOS:
             max_text_chars: Short for ``limits``: longest text of one memory.
             max_bytes: Short for ``limits``: most bytes of one namespace.
             scheduler: How memories are chosen.
-            fusion: How the parts of a search are weighed.
+            search: How memories are found.
+            ranker: Weighs what speaks for a memory; by default the one that ships with the project.
+            reader: Reads what a prompt asks of memory; by default by patterns.
             jobs: How background work is tried.
             evolution: When memories change their form by themselves; None: only when ``evolve`` is called.
+            retention: How long memories stay in use, and how many; None: all, for ever.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -95,7 +105,16 @@ class MemOS:
         limits = limits or Limits()
         given = {"max_text_chars": max_text_chars, "max_bytes": max_bytes}
         limits = Limits(**{**limits.model_dump(), **{key: value for key, value in given.items() if value is not None}})
-        parts = Parts(engine=engine, scheduler=scheduler, fusion=fusion, jobs=jobs, evolution=evolution)
+        parts = Parts(
+            engine=engine,
+            scheduler=scheduler,
+            search=search,
+            ranker=ranker,
+            reader=reader,
+            jobs=jobs,
+            evolution=evolution,
+            retention=retention,
+        )
         return cls(wire(vault, MemGovernance(clock=clock, limits=limits), parts, on_event))
 
     def scope(self, user: str, *, agent: str | None = None, session: str | None = None) -> Scope:
@@ -177,6 +196,16 @@ class MemOS:
         """
         self._layers.lifecycle.flush()
         return self._layers.evolution.evolve_all(policy=policy, dry_run=dry_run)
+
+    def tidy(self, *, policy: RetentionPolicy | None = None, dry_run: bool = False) -> tuple[Tidying, ...]:
+        """Archive every user's memories that are no longer used or over the limit; see ``Scope.tidy``.
+
+        Args:
+            policy: Instead of the one that the vault was opened with.
+            dry_run: Only say what would be done, and why.
+        """
+        self._layers.lifecycle.flush()
+        return self._layers.retention.tidy_all(policy=policy, dry_run=dry_run)
 
     def stats(self) -> dict[str, JsonValue]:
         """Return counts and sizes of the vault as JSON values."""

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from memos_core.cube import Header, MemCube, MemoryType, Moment, Sensitivity, Trust
+from memos_core.calls import Intent, MemoryCall, TimeRange
+from memos_core.cube import Header, MemCube, Moment, Sensitivity, Trust
 from memos_core.references import Reference
 from memos_core.tools import ToolCall, as_calls
 
@@ -20,6 +21,7 @@ __all__ = [
     "Hit",
     "Inject",
     "InjectionPlan",
+    "Intent",
     "MemoryCall",
     "Message",
     "Outcome",
@@ -29,6 +31,7 @@ __all__ = [
     "Receipt",
     "Reply",
     "ReplyChunk",
+    "TimeRange",
     "Turn",
     "TurnFields",
     "Usage",
@@ -176,33 +179,6 @@ class Page(Sequence[MemCube]):
         return len(self.cubes)
 
 
-class MemoryCall(BaseModel):
-    """What a prompt asks of memory.
-
-    Attributes:
-        query: The words to search for.
-        k: How many hits are wanted.
-        before: Only what was said before this moment (``source.at``, else the time of the commit).
-        as_of: Only what held at this moment; by default now.
-        filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``role``, ``uri``, ``language`` or
-            ``tags`` (a tag, or a list of which one must match); a list of values means any of them.
-        entities: Names that the query mentions.
-        kinds: Memory types that may answer.
-        max_tokens: Budget for what will be injected.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    query: str
-    k: int = Field(default=10, ge=1)
-    before: Moment | None = None
-    as_of: Moment | None = None
-    filters: Mapping[str, JsonValue] = Field(default_factory=dict)
-    entities: tuple[str, ...] = ()
-    kinds: tuple[MemoryType, ...] = (MemoryType.PLAINTEXT,)
-    max_tokens: int | None = Field(default=None, ge=0)
-
-
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A memory that a search found.
@@ -212,12 +188,14 @@ class Hit:
         score: Between 0 and 1, comparable within one search only.
         why: The parts of the score, for people.
         passage: The part of a long text that matched, as ``(start, end)`` characters; None: the whole.
+        shares: Each signal's share in the score, by name; those that count against it are negative.
     """
 
     cube: MemCube
     score: float
     why: str
     passage: tuple[int, int] | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

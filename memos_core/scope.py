@@ -23,7 +23,7 @@ from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.vault import UsageDelta
-from memos_core.interface.arguments import TypeName, memory_call, memory_state, memory_types
+from memos_core.interface.arguments import TypeName, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext, build_context, context_of
 from memos_core.interface.exporting import write_lines
@@ -109,6 +109,7 @@ class Scope(BoundScope):
         committed = tuple(r.cube_id for r in receipts if r.outcome == "committed" and r.cube_id)
         if committed:
             self._emit("memory.added", committed)
+            self._layers.retention.added(self._principal, len(committed))
         return receipts
 
     def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
@@ -144,20 +145,23 @@ class Scope(BoundScope):
         filters: Mapping[str, JsonValue] | None = None,
         before: datetime | None = None,
         as_of: datetime | None = None,
+        include_superseded: bool = False,
     ) -> builtins.list[Hit]:
         """Return the ``k`` best memories for ``query``, best first.
 
         Args:
             query: What is asked.
             k: Most hits.
-            filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``tags`` ...; a list means any of.
+            filters: What fields of the header must be: ``speaker``, ``session``, ``tags`` ...; a list means any of.
             before: Only what was said before this moment.
             as_of: Only what held at this moment; by default now.
+            include_superseded: Also what another memory took the place of.
 
         Raises:
             InvalidInput: The query is empty, k is not positive, or a filter is unknown.
         """
-        call = memory_call(query=query, k=k, filters=filters or {}, before=before, as_of=as_of)
+        conditions = {"before": before, "as_of": as_of, "include_superseded": include_superseded}
+        call = self._layers.chat.call(query, k=k, filters=filters or {}, **conditions)
         hits = self._layers.operator.search(self._principal, call)
         self._searched(hits)
         return hits
@@ -186,7 +190,7 @@ class Scope(BoundScope):
         engine, count = self._layers.engine, self._count_tokens
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        call = memory_call(query=query, k=k, max_tokens=max_tokens)
+        call = self._layers.chat.call(query, k=k, max_tokens=max_tokens)
         layers = self._layers
         found = build_context(
             layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep

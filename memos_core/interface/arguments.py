@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from memos_core.cube import MemoryType, State
 from memos_core.errors import InvalidInput
+from memos_core.interface.reader import Reader
 from memos_core.records import MemoryCall
 
 __all__ = ["TypeName", "memory_call", "memory_state", "memory_types"]
 
+READ = ("entities", "speakers", "times", "events", "intent")
+"""What a reader adds to a call; the rest is the caller's."""
+
 TypeName = Literal["plaintext", "activation", "parametric", "any"]
 
 
-def memory_call(**fields: Any) -> MemoryCall:
-    """Return the call of these fields.
+def memory_call(reader: Reader, now: datetime, *, query: str, **fields: Any) -> MemoryCall:
+    """Return the call of these fields, with what ``reader`` finds in the query.
 
     Raises:
         InvalidInput: One is out of range.
     """
     try:
-        return MemoryCall(**fields)
+        read = reader.read(query, now=now) if isinstance(query, str) and query.strip() else None
+        found = {} if read is None else {name: getattr(read, name) for name in READ}
+        return MemoryCall(query=query, **{**found, **fields})
     except ValidationError as error:
         raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
 

@@ -14,13 +14,14 @@ from memos_core.errors import EngineMissing, InvalidInput, NotYetAvailable
 from memos_core.events import Event
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import UsageDelta
+from memos_core.interface.arguments import memory_call
 from memos_core.interface.exchange import chat_turns
-from memos_core.interface.reader import MemReader, as_messages
+from memos_core.interface.reader import Reader, as_messages
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.principal import Principal
-from memos_core.records import Inject, InjectionPlan, Message, Placement, Reply
+from memos_core.records import Inject, InjectionPlan, MemoryCall, Message, Placement, Reply
 from memos_core.references import Reference
 from memos_core.render import excerpt, render_block
 from memos_core.tools import as_tool_choice, as_tools
@@ -146,7 +147,7 @@ class ChatPipeline:
         *,
         engine: Engine | None,
         governance: MemGovernance,
-        reader: MemReader,
+        reader: Reader,
         operator: MemOperator,
         scheduler: MemScheduler,
         lifecycle: MemLifecycle,
@@ -203,9 +204,13 @@ class ChatPipeline:
         budget = call.memory_budget
         if budget is None:
             budget = default_budget(engine.capabilities.context_window)
-        asked = self.reader.parse(messages, max_tokens=budget)
+        asked = self.reader.parse(messages, now=self.governance.clock.now(), max_tokens=budget)
         hits = self.operator.search(principal, asked) if asked else []
         return self.scheduler.plan(hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens)
+
+    def call(self, query: str, **fields: Any) -> MemoryCall:
+        """Return what a search for ``query`` asks, as the reader reads it; ``fields`` are the caller's conditions."""
+        return memory_call(self.reader, self.governance.clock.now(), query=query, **fields)
 
     def named(self, principal: Principal, references: Sequence[str]) -> list[MemCube]:
         """Return the cubes that are named, which must all be visible and text; of a passage, the excerpt."""

@@ -97,9 +97,9 @@ def search(
 ) -> None:
     """Find the memories that answer a question, best first."""
     conditions = parse_filters(filters or [])
-    limits = {"before": parse_time(before) if before else None, "as_of": parse_time(as_of) if as_of else None}
+    until, moment = (parse_time(given) if given else None for given in (before, as_of))
     with terminal.scope() as scope:
-        hits = scope.search(query, k=k, filters=conditions, **limits)
+        hits = scope.search(query, k=k, filters=conditions, before=until, as_of=moment)
     if terminal.as_json:
         terminal.document({"query": query, "hits": [hit_json(hit) for hit in hits]})
     elif hits:

@@ -9,6 +9,7 @@ from memos_core.infrastructure.vault import MemVault
 from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.refresh import queue_refreshes
+from memos_core.operation.retention import MemRetention
 from memos_core.operation.worker import Worker
 
 __all__ = ["Chores"]
@@ -22,14 +23,22 @@ class Chores:
     """
 
     def __init__(
-        self, vault: MemVault, lifecycle: MemLifecycle, worker: Worker, evolution: MemEvolution, *, evolves: bool
+        self,
+        vault: MemVault,
+        lifecycle: MemLifecycle,
+        worker: Worker,
+        evolution: MemEvolution,
+        retention: MemRetention,
+        *,
+        evolves: bool,
     ) -> None:
         self.vault = vault
         self.lifecycle = lifecycle
         self.worker = worker
         self.evolution = evolution
+        self.retention = retention
         self.evolves = evolves
-        self._evolved: datetime | None = None
+        self._done: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
     def run_pending(self) -> tuple[str, ...]:
@@ -48,7 +57,10 @@ class Chores:
     def _round(self, stop: threading.Event | None) -> int:
         self.lifecycle.flush()
         queue_refreshes(self.vault, self.worker.queue)
-        if self._time_to_evolve():
+        policy = self.retention.policy
+        if policy is not None and self._is_time("tidy", policy.every_seconds):
+            self.retention.tidy_all()
+        if self.evolves and self._is_time("evolve", self.evolution.policy.every_seconds):
             self.evolution.evolve_all()
         done = self.worker.run_due(stop=stop)
         self.worker.queue.prune()
@@ -56,13 +68,11 @@ class Chores:
         self.vault.purge()
         return done
 
-    def _time_to_evolve(self) -> bool:
-        if not self.evolves:
-            return False
+    def _is_time(self, chore: str, every_seconds: float) -> bool:
         now = self.vault.clock.now()
         with self._lock:
-            last, every = self._evolved, self.evolution.policy.every_seconds
-            if last is not None and (now - last).total_seconds() < every:
+            last = self._done.get(chore)
+            if last is not None and (now - last).total_seconds() < every_seconds:
                 return False
-            self._evolved = now
+            self._done[chore] = now
         return True

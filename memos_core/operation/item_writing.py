@@ -82,8 +82,8 @@ class ItemWriter:
         if size and (reason := self.governance.over_quota(self.session, self.principal.namespace, size)):
             raise QuotaReached(reason)
         keys = [items.item_key(self.principal, change.path, change.key) for change in changes]
-        self.erase(items.lapsed_ids(self.session, self.principal, self.now, keys))
-        stored = items.stored_ids(self.session, self.principal, keys, self.now)
+        stored, lapsed = items.holders(self.session, self.principal, keys, self.now)
+        self.erase(lapsed)
         pairs = list(zip(changes, keys, strict=True))
         self.erase([stored[key] for change, key in pairs if isinstance(change, Removal) and key in stored])
         return [

@@ -10,7 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-__all__ = ["bm25", "fuse", "min_max"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["bm25", "bm25_matrix", "fuse", "idf_of", "min_max"]
 
 K1 = 1.2
 B = 0.75
@@ -48,6 +51,24 @@ def bm25(matches: Sequence[Match], *, passages: int, mean_length: float) -> dict
         scores[match.passage_id] = sum(
             idf[word] * count * (K1 + 1) / (count + norm) for word, count in match.counts.items()
         )
+    return scores
+
+
+def idf_of(counts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return Lucene's idf of each word, from its counts of shape ``[words, passages]``."""
+    passages = counts.shape[1]
+    holding = (counts > 0).sum(axis=1)
+    idf: NDArray[np.float32] = np.log1p((passages - holding + 0.5) / (holding + 0.5)).astype(np.float32)
+    return idf
+
+
+def bm25_matrix(
+    counts: NDArray[np.float32], lengths: NDArray[np.float32], idf: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the BM25 score of every passage, as ``bm25`` does, from counts of shape ``[words, passages]``."""
+    mean = float(lengths.mean()) if len(lengths) else 0.0
+    norm = (K1 * (1 - B + B * lengths / (mean or 1.0))).astype(np.float32)
+    scores: NDArray[np.float32] = idf @ (counts * np.float32(K1 + 1) / (counts + norm))
     return scores
 
 

@@ -38,6 +38,7 @@ class MemGovernance:
             before=call.before,
             filters=call.filters,
             types=(MemoryType.PLAINTEXT,),
+            include_superseded=call.include_superseded,
         )
 
     def check(self, turn: Turn, *, index: int | None = None) -> None:

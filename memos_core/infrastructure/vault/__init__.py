@@ -3,6 +3,7 @@
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.jobs import Job, JobState
 from memos_core.infrastructure.vault.reading import ReadSession
+from memos_core.infrastructure.vault.surveying import Mask, Survey, Wording
 from memos_core.infrastructure.vault.values import (
     DEFAULT_COLLECTION,
     ErasedRows,
@@ -25,16 +26,19 @@ __all__ = [
     "ErasedRows",
     "Job",
     "JobState",
+    "Mask",
     "MemVault",
     "Namespace",
     "Passage",
     "PassageHit",
     "ReadSession",
     "SearchFilter",
+    "Survey",
     "UsageDelta",
     "VaultReport",
     "Visibility",
     "WordHit",
     "WordMatch",
+    "Wording",
     "WriteSession",
 ]

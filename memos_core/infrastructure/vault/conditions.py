@@ -14,11 +14,27 @@ from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
-__all__ = ["chunks", "from_micros", "live", "matching", "micros", "moment", "of_collection", "visible", "within_reach"]
+__all__ = [
+    "SUPERSEDED_BY",
+    "chunks",
+    "from_micros",
+    "live",
+    "matching",
+    "micros",
+    "moment",
+    "of_collection",
+    "standing",
+    "superseded",
+    "visible",
+    "within_reach",
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CHUNK = 5000
 """Bound values in one statement; SQLite takes 32,766."""
+
+SUPERSEDED_BY = "superseded_by"
+"""The relation from a memory to the one that took its place."""
 
 FILTERS = ("speaker", "session", "ref", "kind", "role", "uri", "language", "tags")
 
@@ -91,19 +107,33 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     """
     cubes = schema.cubes
     holds_at = micros(wanted.as_of or wanted.now)
+    still_holds = [cubes.c.valid_until.is_(None), cubes.c.valid_until > holds_at]
+    if wanted.include_superseded:
+        still_holds.append(superseded())
     conditions = [
-        visible(wanted.visibility, by_id=by_id),
+        standing(wanted, by_id=by_id),
         live(wanted.now),
         cubes.c.item_path.is_(None),  # items are asked for by name, see items.py
         of_types(wanted.types),
         of_collection(wanted.collection),
         or_(cubes.c.valid_from.is_(None), cubes.c.valid_from <= holds_at),
-        or_(cubes.c.valid_until.is_(None), cubes.c.valid_until > holds_at),
+        or_(*still_holds),
     ]
     if wanted.before is not None:
         conditions.append(func.coalesce(cubes.c.at, cubes.c.created) < micros(wanted.before))
-    conditions += [field_matches(name, value) for name, value in wanted.filters.items()]
     return and_(*conditions)
+
+
+def standing(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
+    """Return the part of ``matching`` that does not change with time: who may see a cube, and the filters."""
+    filters = [field_matches(name, value) for name, value in wanted.filters.items()]
+    return and_(visible(wanted.visibility, by_id=by_id), *filters)
+
+
+def superseded() -> Condition:
+    """Return the condition that another memory took the place of a cube."""
+    links = schema.links
+    return exists().where(links.c.cube_id == schema.cubes.c.id, links.c.relation == SUPERSEDED_BY)
 
 
 def of_collection(name: str | None) -> Condition:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, exis
 
 from memos_core.cube import MemCube, State, canonical_json
 from memos_core.infrastructure.vault import erasure, schema
-from memos_core.infrastructure.vault.conditions import chunks, from_micros, live, micros, moment
+from memos_core.infrastructure.vault.conditions import CHUNK, chunks, from_micros, live, micros, moment
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import (
     check,
@@ -36,6 +36,7 @@ __all__ = [
     "by_key",
     "erase_items",
     "forget_versions",
+    "holders",
     "item_key",
     "items",
     "lapsed_ids",
@@ -43,7 +44,6 @@ __all__ = [
     "paths",
     "prolong",
     "stored_cube",
-    "stored_ids",
     "unindexed",
 ]
 
@@ -52,7 +52,8 @@ Condition = ColumnElement[bool]
 LAST = "\U0010ffff"
 """Greater than anything that a segment of a path begins with."""
 
-READ_AT_ONCE = 100
+READ_AT_FIRST = 100
+"""Items that are read at first; then four times as many each time."""
 
 
 def item_key(principal: Principal, path: Sequence[str], key: str) -> str:
@@ -127,8 +128,10 @@ def items(session: ReadSession, condition: Condition, *, offset: int = 0, limit:
     # Ids are sorted without their values, and values are read as they are asked for: a tenth of the time at 10,000.
     query = select(schema.cubes.c.id).where(condition).order_by(schema.cubes.c.id).offset(offset)
     cube_ids = session.connection.scalars(query if limit is None else query.limit(limit)).all()
-    for start in range(0, len(cube_ids), READ_AT_ONCE):
-        part = cube_ids[start : start + READ_AT_ONCE]
+    start, size = 0, READ_AT_FIRST
+    while start < len(cube_ids):
+        part = cube_ids[start : start + size]
+        start, size = start + size, min(4 * size, CHUNK)
         rows = session.connection.execute(listed().where(schema.cubes.c.id.in_(part)).order_by(schema.cubes.c.id))
         yield from (item_of(row) for row in rows.all())
 
@@ -166,14 +169,22 @@ def keyed(principal: Principal, keys: Sequence[str]) -> Condition:
     return and_(owned(principal), c.c.dedup_key.in_(keys), c.c.state == str(State.ACTIVE))
 
 
-def stored_ids(session: ReadSession, principal: Principal, keys: Sequence[str], now: datetime) -> dict[str, str]:
-    """Return the cube of each of these keys (see ``item_key``) that is there and has not expired."""
+def holders(
+    session: ReadSession, principal: Principal, keys: Sequence[str], now: datetime
+) -> tuple[dict[str, str], list[str]]:
+    """Return the cubes that hold these keys (see ``item_key``): the live ones by key, and those whose time is over."""
     c = schema.cubes
-    found: dict[str, str] = {}
+    stored: dict[str, str] = {}
+    lapsed: list[str] = []
     for part in chunks(keys):
-        query = select(c.c.dedup_key, c.c.id).where(keyed(principal, part), live(now))
-        found.update({row.dedup_key: row.id for row in session.connection.execute(query)})
-    return found
+        # Only a condition on the key and the state finds the index of the keys.
+        query = select(c.c.dedup_key, c.c.id, c.c.expires_at).where(keyed(principal, part))
+        for row in session.connection.execute(query):
+            if row.expires_at is None or from_micros(row.expires_at) > now:
+                stored[row.dedup_key] = row.id
+            else:
+                lapsed.append(row.id)
+    return stored, lapsed
 
 
 def stored_cube(session: ReadSession, cube_id: str) -> MemCube:
@@ -188,18 +199,11 @@ def paths(session: ReadSession, principal: Principal, now: datetime) -> list[tup
     return sorted(decoded_path(text) for text in session.connection.scalars(query))
 
 
-def lapsed_ids(
-    session: ReadSession, principal: Principal, now: datetime, keys: Sequence[str] | None = None
-) -> list[str]:
-    """Return the cubes of items whose time is over: of these keys, or all of them."""
+def lapsed_ids(session: ReadSession, principal: Principal, now: datetime) -> list[str]:
+    """Return the cubes of all items whose time is over."""
     c = schema.cubes
     over = and_(owned(principal), c.c.item_path.is_not(None), c.c.expires_at <= micros(now))
-    if keys is None:
-        return list(session.connection.scalars(select(c.c.id).where(over)))
-    found: list[str] = []
-    for part in chunks(keys):
-        found += session.connection.scalars(select(c.c.id).where(over, c.c.dedup_key.in_(part)))
-    return found
+    return list(session.connection.scalars(select(c.c.id).where(over)))
 
 
 # Changes

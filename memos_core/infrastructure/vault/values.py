@@ -60,6 +60,7 @@ class SearchFilter:
         before: Only what was said (else: committed) before this moment.
         filters: As described at ``MemoryCall.filters``.
         types: Memory types that may be found.
+        include_superseded: What another memory took the place of may be found too.
         collection: Only documents of this collection; None: only what is in none.
     """
 
@@ -69,6 +70,7 @@ class SearchFilter:
     before: datetime | None = None
     filters: Mapping[str, JsonValue] = field(default_factory=dict)
     types: tuple[MemoryType, ...] = (MemoryType.PLAINTEXT,)
+    include_superseded: bool = False
     collection: str | None = None
 
 

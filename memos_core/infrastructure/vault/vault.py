@@ -20,10 +20,11 @@ from memos_core.clock import Clock, SystemClock
 from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import EmbedderMismatch, InvalidInput, MissingExtra
 from memos_core.events import Event, EventHook, ignore_event
-from memos_core.infrastructure.vault import purging, reembedding, schema, searching, verification
+from memos_core.infrastructure.vault import purging, reembedding, schema, searching, surveying, verification
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import matching
 from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex, generations
+from memos_core.infrastructure.vault.index.catalogue import Catalogue
 from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
 from memos_core.infrastructure.vault.ledger import Ledger
 from memos_core.infrastructure.vault.reading import ReadSession
@@ -59,6 +60,7 @@ class MemVault:
         self.clock = clock
         self.on_event = on_event
         self.exact = ExactIndex()
+        self.catalogue = Catalogue()
         self.chroma = ChromaIndex(
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
@@ -124,7 +126,31 @@ class MemVault:
         with self.ledger.read() as connection:
             yield ReadSession(connection, self.clock.now())
 
-    # Search by vector
+    # Search
+
+    def survey(
+        self,
+        wanted: SearchFilter,
+        wording: surveying.Wording,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        depth: int = 200,
+    ) -> surveying.Survey:
+        """Return what a ranker needs to know of every passage that may answer a question, as of one moment.
+
+        What was committed before the call, by any process, is in it.
+
+        Args:
+            wanted: Whose memories, and under which conditions.
+            wording: The question.
+            collection: Where to search.
+            depth: Passages that an approximate index proposes; an exact one compares all.
+
+        Raises:
+            EmbedderMismatch: The collection holds vectors of another embedder.
+            InvalidInput: A filter is unknown, or the vector has the wrong shape.
+        """
+        return surveying.survey(self, wanted, wording, collection=collection, depth=depth)
 
     def vector_search(
         self,
@@ -312,6 +338,7 @@ class MemVault:
     def close(self) -> None:
         """Give up all files. May be called again; any other call raises VaultClosed from now on."""
         self.exact.close()
+        self.catalogue.drop()
         self.chroma.close()
         self.ledger.close()
 

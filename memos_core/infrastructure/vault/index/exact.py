@@ -53,15 +53,20 @@ class ExactIndex(VectorIndex):
         self._lock = threading.Lock()
 
     def candidates(self, connection: Connection, place: Place, query: Vector) -> Candidates:
-        with self._lock:
-            ids, matrix = self._current(connection, place).view()
-        scores: Vector = matrix @ query
+        ids, scores = self.similarities(connection, place, query)
         done, batch = 0, FIRST_BATCH
         while done < len(ids):
             chosen = ranked(scores, done, batch)
             yield ids[chosen], scores[chosen]
             done += batch
             batch *= 4
+
+    def similarities(self, connection: Connection, place: Place, query: Vector) -> tuple[Ids, Vector]:
+        """Return all passages of ``place`` in the order of their ids, with their cosine similarities to ``query``."""
+        with self._lock:
+            ids, matrix = self._current(connection, place).view()
+        scores: Vector = matrix @ query
+        return ids, scores
 
     def close(self) -> None:
         with self._lock:

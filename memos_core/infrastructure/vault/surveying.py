@@ -1,0 +1,165 @@
+"""A survey: everything that a ranker needs to know of the passages that may answer a question, in one look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, select
+
+from memos_core.cube import MemoryType
+from memos_core.embedding.base import Vector
+from memos_core.infrastructure.vault import schema, searching
+from memos_core.infrastructure.vault.conditions import matching, micros, standing
+from memos_core.infrastructure.vault.index.base import Ids, Place, VectorIndex
+from memos_core.infrastructure.vault.index.catalogue import ROW, CatalogueShelf, Counts, Rows
+from memos_core.infrastructure.vault.values import SearchFilter
+
+if TYPE_CHECKING:
+    from memos_core.infrastructure.vault.vault import MemVault
+
+__all__ = ["Mask", "Survey", "Wording", "survey"]
+
+Mask = NDArray[np.bool_]
+"""Shape ``[passages]``."""
+
+WORD_DEPTH = 1000
+"""Passages found by words whose similarity is looked up where an approximate index did not propose them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a question is made of, for the vault.
+
+    Attributes:
+        words: Its words, as analysed.
+        vector: Its vector; None where there is no embedder.
+        cues: Names of kinds of words, with the words of that kind.
+    """
+
+    words: Sequence[str]
+    vector: Vector | None = None
+    cues: Mapping[str, Sequence[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The passages that may answer, neighbours side by side: by session, then moment, then place in the text.
+
+    Attributes:
+        rows: What is known of each passage; see ``index.catalogue.ROW``.
+        counts: How often each word of the question occurs, shape ``[words, passages]``.
+        cues: For each kind of words asked for, whether a passage holds one of them.
+        similarity: Cosine similarity to the question's vector; NaN where there is none or it was not compared.
+        cube_ids: Id of each cube, by the number in ``rows["cube"]``.
+        speakers: Name of each speaker, by the number in ``rows["speaker"]``; 0 is nobody.
+    """
+
+    rows: Rows
+    counts: Counts
+    cues: Mapping[str, Mask]
+    similarity: Vector
+    cube_ids: Sequence[str] = ()
+    speakers: Sequence[str] = ("",)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """What is asked of an approximate index."""
+
+    query: Vector
+    wanted: SearchFilter
+    depth: int
+
+
+def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collection: str, depth: int) -> Survey:
+    """Return the survey for one question; see ``MemVault.survey``."""
+    with vault.ledger.read() as connection:
+        row = None if wording.vector is None else vault._collection(connection, collection)
+        found, namespace_id = look(vault, connection, wanted, wording, collection)
+        if row is None or wording.vector is None or not len(found):
+            return found
+        place = Place(row.id, namespace_id, row.dimension)
+        query = searching.unit(wording.vector, row.dimension)
+        index = vault._index(connection, place)
+        if index is vault.exact:
+            return replace(found, similarity=aligned(found.rows, *vault.exact.similarities(connection, place, query)))
+    index.prepare()  # may write, so the view of the ledger is taken after it
+    with vault.ledger.read() as connection:
+        return replace(found, similarity=proposed(connection, index, place, found, Near(query, wanted, depth)))
+
+
+def look(
+    vault: MemVault, connection: Connection, wanted: SearchFilter, wording: Wording, collection: str
+) -> tuple[Survey, int]:
+    """Return the survey without similarities, and the id of the namespace."""
+    matching(wanted)  # a wrong filter is wrong in an empty namespace too
+    n = schema.namespaces
+    namespace_id = connection.scalar(select(n.c.id).where(n.c.name == wanted.visibility.namespace))
+    words, cues = wording.words, wording.cues or {}
+    if namespace_id is None or MemoryType.PLAINTEXT not in wanted.types:
+        nothing = np.zeros(0, np.float32)
+        return Survey(
+            np.zeros(0, ROW), np.zeros((len(words), 0), np.float32), dict.fromkeys(cues, nothing > 0), nothing
+        ), 0
+    with vault.catalogue.lock:
+        shelf = vault.catalogue.current(connection, namespace_id, collection)
+        seen = shelf.order[admitted(connection, shelf, wanted)[shelf.order]]
+        counts = shelf.counts(words)[:, seen]
+        held = {name: shelf.holding(of)[seen] for name, of in cues.items()}
+        rows = shelf.view()[seen]
+        unknown = np.full(len(rows), np.nan, np.float32)
+        return Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers), namespace_id
+
+
+def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]]) -> Survey:
+    nothing = np.zeros(0, np.float32)
+    counts = np.zeros((len(words), 0), np.float32)
+    return Survey(np.zeros(0, ROW), counts, dict.fromkeys(cues, nothing > 0), nothing)
+
+
+def admitted(connection: Connection, shelf: CatalogueShelf, wanted: SearchFilter) -> Mask:
+    """Tell which passages may answer. Rights and filters are asked of the ledger where there are any."""
+    rows = shelf.view()
+    now, holds_at = micros(wanted.now), micros(wanted.as_of or wanted.now)
+    still_holds = rows["valid_until"] > holds_at
+    if wanted.include_superseded:
+        still_holds |= rows["superseded"]
+    mask: Mask = rows["active"] & (rows["expires"] > now) & (rows["valid_from"] <= holds_at) & still_holds
+    if wanted.before is not None:
+        mask &= rows["moment"] < micros(wanted.before)
+    seen = wanted.visibility
+    if seen.agent is not None or seen.session is not None or wanted.filters:
+        p, c = schema.passages, schema.cubes
+        query = select(p.c.id).select_from(p.join(c, c.c.id == p.c.cube_id)).where(standing(wanted, by_id=False))
+        mask &= np.isin(rows["passage"], np.fromiter(connection.scalars(query), dtype=np.int64))
+    return mask
+
+
+def aligned(rows: Rows, ids: Ids, scores: Vector) -> Vector:
+    """Return the score of each row; NaN where its passage is not among ``ids``, which ascend."""
+    found: Vector = np.full(len(rows), np.nan, np.float32)
+    if len(ids):
+        place = np.minimum(np.searchsorted(ids, rows["passage"]), len(ids) - 1)
+        held = ids[place] == rows["passage"]
+        found[held] = scores[place[held]]
+    return found
+
+
+def proposed(connection: Connection, index: VectorIndex, place: Place, found: Survey, near: Near) -> Vector:
+    """Return the similarity of what an approximate index proposes and of what was found by the most words."""
+    condition = matching(near.wanted)
+    nearest = searching.nearest(connection, index, place, near.query, k=near.depth, condition=condition, min_score=-2.0)
+    scores = {hit.passage_id: hit.score for hit in nearest}
+    held = (found.counts > 0).sum(axis=0)
+    by_words = np.argsort(-held, kind="stable")[:WORD_DEPTH]
+    missing = [int(passage) for passage in found.rows["passage"][by_words[held[by_words] > 0]]]
+    scores.update(searching.similarities(connection, place, [one for one in missing if one not in scores], near.query))
+    ids = np.array(sorted(scores), dtype=np.int64)
+    return aligned(found.rows, ids, np.array([scores[one] for one in ids.tolist()], dtype=np.float32))

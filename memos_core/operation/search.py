@@ -1,0 +1,167 @@
+"""The search of MemOperator: one look at the ledger, one ranking, and the cubes that it puts first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from memos_core.cube import MemCube, normalised
+from memos_core.errors import InvalidInput
+from memos_core.infrastructure.governance import MemGovernance
+from memos_core.infrastructure.vault import MemVault, SearchFilter, Survey
+from memos_core.operation.ranker import Ranker, Ranking
+from memos_core.operation.signals import Column, Question, may_answer, signals_of, situation_of
+from memos_core.principal import Principal
+from memos_core.records import Hit, MemoryCall
+
+__all__ = ["NEAR_DUPLICATE", "Look", "MemSearch", "SearchSettings"]
+
+NEAR_DUPLICATE = "near_duplicate"
+"""The relation from a memory to an older one that says nearly the same."""
+
+SPARE = 4
+"""Candidates that are looked at beyond those asked for, to take the place of near-duplicates."""
+
+
+class SearchSettings(BaseModel):
+    """How memories are found.
+
+    Attributes:
+        factors: By how much to multiply the weight of a signal, by its name; 0 takes it out.
+        depth: Passages that an approximate index proposes, at least.
+        near_duplicate: Similarity from which two memories are linked as saying nearly the same.
+        diverse: Whether near-duplicates of what is in the list already come after everything else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factors: Mapping[str, float] = Field(default_factory=dict)
+    depth: int = Field(default=200, gt=0)
+    near_duplicate: float = Field(default=0.97, gt=0, le=1)
+    diverse: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A candidate: a cube by its best passage."""
+
+    cube_id: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a ranking rests on.
+
+    Attributes:
+        conditions: What every result meets.
+        question: What is asked.
+        survey: What the vault knows of the passages that may answer.
+        signals: Shape ``[passages, signals]``.
+        situation: Shape ``[situation]``.
+    """
+
+    conditions: SearchFilter
+    question: Question
+    survey: Survey
+    signals: NDArray[np.float32]
+    situation: Column
+
+
+class MemSearch:
+    """Finds memories in one vault. Thread-safe."""
+
+    def __init__(self, vault: MemVault, governance: MemGovernance, settings: SearchSettings, ranker: Ranker) -> None:
+        self.vault = vault
+        self.governance = governance
+        self.settings = settings
+        self.ranker = ranker.scaled(settings.factors)
+
+    def search(self, principal: Principal, call: MemoryCall) -> list[Hit]:
+        """Return the best memories for ``call``, best first; see ``MemOperator.search``."""
+        look = self.look(principal, call)
+        if not len(look.survey):
+            return []
+        ranking = self.ranker.rank(look.signals, look.situation)
+        hits = self.hits(look, ranking)
+        return diverse(hits, call.k) if self.settings.diverse else hits[: call.k]
+
+    def look(self, principal: Principal, call: MemoryCall) -> Look:
+        """Return all that the ranking of ``call`` rests on.
+
+        Raises:
+            InvalidInput: The query is empty or a filter is unknown.
+        """
+        if not call.query.strip():
+            raise InvalidInput("the query is empty")
+        if "user" in call.speakers:
+            call = call.model_copy(update={"speakers": (*call.speakers, principal.user)})
+        conditions = self.governance.search_filter(principal, call)
+        question = Question.of(call)
+        vector = self.vault.embedder.embed_query(call.query) if self.vault.embedder else None
+        depth = max(self.settings.depth, 4 * call.k)
+        survey = self.vault.survey(conditions, question.wording(vector), depth=depth)
+        return Look(conditions, question, survey, signals_of(question, survey), situation_of(question, survey))
+
+    def hits(self, look: Look, ranking: Ranking) -> list[Hit]:
+        """Return the first candidates as hits. The ledger has the last word on each."""
+        wanted = look.question.call.k + SPARE
+        candidates = best_passages(look.survey, ranking)
+        hits: list[Hit] = []
+        while len(hits) < wanted:
+            part = [one for one, _ in zip(candidates, range(wanted), strict=False)]
+            if not part:
+                break
+            row_of = {one.cube_id: one.row for one in part}
+            with self.vault.read() as session:
+                cubes = session.cubes(look.conditions, list(row_of))
+            hits += [hit_of(cube, row_of[cube.id], look, ranking) for cube in cubes]
+        return hits
+
+
+def best_passages(survey: Survey, ranking: Ranking) -> Iterator[Found]:
+    """Yield each cube with its best passage, best first; equal scores in the order of age."""
+    seen: set[int] = set()
+    numbers = survey.rows["cube"]
+    candidates = np.flatnonzero(may_answer(survey))
+    order = np.lexsort((survey.rows["passage"][candidates], -ranking.scores[candidates]))
+    for row in candidates[order].tolist():
+        number = int(numbers[row])
+        if number not in seen:
+            seen.add(number)
+            yield Found(survey.cube_ids[number], row)
+
+
+def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking) -> Hit:
+    """Return the hit for ``cube`` by its passage at ``row``, with the shares of the signals in words."""
+    question, survey = look.question, look.survey
+    shares = ranking.shares(row)
+    held = [word for word, count in zip(question.words, survey.counts[:, row], strict=True) if count]
+    why = ", ".join(f"{name.replace('_', ' ')} {share:+.0%}" for name, share in shares.items() if abs(share) >= 0.01)
+    if held:
+        why += f" (holds {', '.join(sorted(held))})"
+    start, end = int(survey.rows["start"][row]), int(survey.rows["end"][row])
+    whole = start == 0 and end >= len(cube.text)
+    return Hit(cube, float(ranking.scores[row]), why, None if whole else (start, end), shares)
+
+
+def diverse(hits: Sequence[Hit], k: int) -> list[Hit]:
+    """Return ``k`` hits, those that only repeat an earlier one after all others."""
+    fresh: list[Hit] = []
+    repeats: list[Hit] = []
+    for hit in hits:
+        (repeats if any(repeats_hit(hit.cube, other.cube) for other in fresh) else fresh).append(hit)
+    return [*fresh, *repeats][:k]
+
+
+def repeats_hit(cube: MemCube, other: MemCube) -> bool:
+    linked = any(near_to(one, two.id) for one, two in ((cube, other), (other, cube)))
+    return linked or (cube.speaker == other.speaker and normalised(cube.text) == normalised(other.text))
+
+
+def near_to(cube: MemCube, other: str) -> bool:
+    return any(link.target == other and link.relation == NEAR_DUPLICATE for link in cube.header.descriptive.links)

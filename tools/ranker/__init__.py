@@ -1,0 +1,1 @@
+"""Training of the ranker: conversations made by program, signals of questions, and the fit."""
