@@ -34,6 +34,8 @@ class SearchSettings(BaseModel):
         factors: By how much to multiply the weight of a signal, by its name; 0 takes it out.
         depth: Passages that an approximate index proposes, at least.
         near_duplicate: Similarity from which two memories are linked as saying nearly the same.
+        supersede: Whether a short statement of what has one value ("My cat is called Rex.") takes the place of an older
+            one with another value, which then holds until the new one was said; see ``Scope.reinstate``.
         diverse: Whether near-duplicates of what is in the list already come after everything else.
     """
 
@@ -42,6 +44,7 @@ class SearchSettings(BaseModel):
     factors: Mapping[str, float] = Field(default_factory=dict)
     depth: int = Field(default=200, gt=0)
     near_duplicate: float = Field(default=0.97, gt=0, le=1)
+    supersede: bool = False
     diverse: bool = True
 
 
