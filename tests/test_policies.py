@@ -10,6 +10,7 @@ from memos_core import MemOS
 from memos_core.cube import Behaviour, MemCube
 from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.operation.policies import POLICIES, Candidate, Packing, policy_named
+from memos_core.operation.policies.learned import Learned
 from memos_core.operation.policies.semantic import Semantic
 from memos_core.operation.scheduler import MemScheduler, SchedulerSettings
 from memos_core.testing import FakeClock, HashEmbedder
@@ -55,12 +56,14 @@ def test_every_policy_takes_nothing_and_strange_scores(make: Any, name: str) -> 
     assert all(value >= 0 for value in policy.values([candidate(make, "x", score=0.0, days=-9999)], NOW))
 
 
-def test_packing_takes_what_is_worth_most_together(make: Any) -> None:
+def test_chances_add_up_and_scores_do_not(make: Any) -> None:
     long = candidate(make, "long", score=0.9, tokens=100)
     short = [candidate(make, f"short {number}", score=0.8, tokens=50) for number in range(2)]
-    chosen = Packing(Semantic()).select([long, *short], 100, now=NOW)
+    chosen = Packing(Learned()).select([long, *short], 100, now=NOW)
     assert {one.cube.text for one in chosen.candidates} == {"short 0", "short 1"}
     assert "takes 100 tokens" in chosen.left_out[long.cube.id]
+    chosen = Packing(Semantic()).select([long, *short], 100, now=NOW)
+    assert [one.cube.text for one in chosen.candidates] == ["long"]
 
 
 def test_packing_keeps_to_the_budget_and_is_the_same_every_time(make: Any) -> None:

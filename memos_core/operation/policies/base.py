@@ -55,6 +55,8 @@ class Policy(ABC):
     """Says what memories are worth. One method; a policy of yours is named in the entry points ``memos.policies``."""
 
     name: ClassVar[str]
+    additive: ClassVar[bool] = False
+    """Whether two memories are worth the sum of what each is worth, as chances are and scores are not."""
 
     @abstractmethod
     def values(self, candidates: Sequence[Candidate], now: datetime) -> list[float]:

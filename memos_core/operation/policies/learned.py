@@ -18,6 +18,7 @@ class Learned(Policy):
     """A logistic regression on the score, its share of the best score, and the rank. No more than four numbers."""
 
     name = "learned"
+    additive = True
 
     def values(self, candidates: Sequence[Candidate], now: datetime) -> list[float]:
         best = max((one.score for one in candidates), default=0.0) or 1.0

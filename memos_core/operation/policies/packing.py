@@ -13,10 +13,11 @@ Valued = tuple[Candidate, float]
 
 
 class Packing(SelectionPolicy):
-    """Takes what is worth most under the budget.
+    """Takes what is worth most under the budget, the best first; a long memory does not block a short one.
 
-    Two orders are tried, by worth and by worth per token, and the one that comes to more is kept: together they are
-    never worse than half of the best that is possible (Dantzig, 1957). Of equals the first found goes first: the same
+    Where the worth of memories adds up (``Policy.additive``), the order by worth per token is tried as well, and what
+    comes to more is kept: together they are never worse than half of the best that is possible (Dantzig, 1957).
+    Scores do not add up: eleven poor matches are no good one. Of equals the first found goes first, so the same
     candidates always give the same choice.
 
     Args:
@@ -30,11 +31,14 @@ class Packing(SelectionPolicy):
 
     def select(self, candidates: Sequence[Candidate], budget_tokens: int, *, now: datetime) -> Chosen:
         valued = list(zip(candidates, self.policy.values(candidates, now), strict=True))
-        floor = self.min_share * max((value for _, value in valued), default=0.0)
+        # Chances fall off faster than scores do, about with their square.
+        share = self.min_share**2 if self.policy.additive else self.min_share
+        floor = share * max((value for _, value in valued), default=0.0)
         worthy = [item for item in valued if item[1] >= floor]
-        by_worth = taken(sorted(worthy, key=lambda item: -item[1]), budget_tokens)
-        by_density = taken(sorted(worthy, key=lambda item: -item[1] / max(item[0].cost, 1)), budget_tokens)
-        best = by_density if worth(by_density) > worth(by_worth) else by_worth
+        best = taken(sorted(worthy, key=lambda item: -item[1]), budget_tokens)
+        if self.policy.additive:
+            by_density = taken(sorted(worthy, key=lambda item: -item[1] / max(item[0].cost, 1)), budget_tokens)
+            best = max(best, by_density, key=worth)
         held = {id(candidate) for candidate, _ in best}
         left = budget_tokens - sum(candidate.cost for candidate, _ in best)
         left_out = {
