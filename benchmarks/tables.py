@@ -66,14 +66,21 @@ def exact(cases: dict[str, Any], name: str, count: int) -> str:
 def kv_speed() -> str:
     """Time to the first token, against computing the whole prompt."""
     result = load(RESULTS / "kv_speed.json")
-    ways = ("full_prompt", "transformers_reuse", "stored_kv_ram", "stored_kv_warm_disk", "question_alone")
+    ways = (
+        "full_prompt",
+        "transformers_reuse",
+        "stored_kv_ram",
+        "stored_kv_warm_disk",
+        "stored_kv_cold_disk",
+        "question_alone",
+    )
     rows = []
     for tokens, row in result["ttft"].items():
         seconds = {way: row["seconds"][way]["median"] for way in ways}
         # The fair baseline is the faster of our own way to compute a whole prompt and that of transformers.
         seconds["full_prompt"] = min(seconds["full_prompt"], row["seconds"]["full_prompt_transformers"]["median"])
         cells = [f"{seconds[way] * 1000:.0f} ms" for way in ways]
-        ups = [f" ({seconds['full_prompt'] / seconds[way]:.1f}x)" if 0 < place < 4 else "" for place, way in
+        ups = [f" ({seconds['full_prompt'] / seconds[way]:.1f}x)" if 0 < place < 5 else "" for place, way in
                enumerate(ways)]  # fmt: skip
         rows.append([tokens, *(cell + up for cell, up in zip(cells, ups, strict=True))])
     head = [
@@ -81,7 +88,8 @@ def kv_speed() -> str:
         "whole prompt",
         "transformers, deep copy",
         "stored KV, RAM",
-        "stored KV, disk",
+        "stored KV, warm disk",
+        "stored KV, cold disk",
         "question alone",
     ]
     return table(head, rows)
@@ -122,6 +130,31 @@ def kv_composition() -> str:
     )  # fmt: skip
 
 
+def kv_composition_answers() -> str:
+    """Right answers with KV of single memories put together."""
+    kinds = load(RESULTS / "kv_composition_answers.json")["kinds"]
+    modes = list(next(iter(kinds.values())))
+    return table(
+        ["mode", *(f"right, {kind}" for kind in kinds)],
+        [[mode, *(f"{modes[mode]['accuracy']:.3f}" for modes in kinds.values())] for mode in modes],
+    )
+
+
+def kv_batch() -> str:
+    """Requests at once against one after the other."""
+    batches = load(RESULTS / "kv_batch.json")["batches"]
+    return table(
+        ["requests", "memories", "one by one", "together", "faster by", "stored KV held", "whole, against padded"],
+        [
+            [str(row["requests"]), "one" if row["one_memory"] else "each its own",
+             *(f"{row['tokens_per_second'][way]:.0f} tokens/s" for way in ("alone", "together")),
+             f"{row['speed_up']['decode_against_one_by_one']:.1f}x", f"{row['kv_bytes_held'] / 1e6:.0f} MB",
+             f"{row['speed_up']['whole_against_transformers_padded']:.1f}x"]
+            for row in batches
+        ],
+    )  # fmt: skip
+
+
 def langchain_agent() -> str:
     """What an agent's memory takes, held in each way."""
     result = load(RESULTS / "langchain_agent.json")
@@ -150,6 +183,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kv_decode": kv_decode,
     "kv_storage": kv_storage,
     "kv_composition": kv_composition,
+    "kv_composition_answers": kv_composition_answers,
+    "kv_batch": kv_batch,
     "langchain_agent": langchain_agent,
 }
 
