@@ -53,7 +53,7 @@ THINGS = (
     "contact",
     "opening hour",
 )
-POLICY = RetentionPolicy(erase_expired_seconds=10 * MINUTE, every_seconds=10 * MINUTE)
+POLICY = RetentionPolicy(erase_expired_seconds=10 * MINUTE, keep_audit_seconds=30 * MINUTE, every_seconds=10 * MINUTE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from pydantic import (
 )
 
 from memos_core.clock import as_utc
+from memos_core.item import ItemAddress
 
 __all__ = [
     "FORMAT_VERSION",
@@ -46,7 +47,6 @@ __all__ = [
     "Governance",
     "Grant",
     "Header",
-    "ItemAddress",
     "Lineage",
     "Link",
     "MemCube",
@@ -183,22 +183,6 @@ class Retention(Frozen):
         if self.ttl_seconds is None:
             return self
         return Retention(ttl_seconds=self.ttl_seconds, expires_at=now + timedelta(seconds=self.ttl_seconds))
-
-
-class ItemAddress(Frozen):
-    """Where an item lies: a cube whose text is a JSON value that is kept under a key (``Scope.items``).
-
-    Attributes:
-        path: Where it is, from the outside in.
-        key: Its name there; one live item of a scope has it.
-        fields: Which of its fields are searched by meaning; empty: none.
-        oldest: The first version that is kept.
-    """
-
-    path: tuple[str, ...]
-    key: str
-    fields: tuple[str, ...] = ()
-    oldest: int = Field(default=1, ge=1)
 
 
 class Descriptive(Frozen):

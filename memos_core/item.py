@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from memos_core.errors import InvalidInput
 
@@ -24,6 +24,7 @@ __all__ = [
     "FoundItem",
     "GetItem",
     "Item",
+    "ItemAddress",
     "ItemOperation",
     "ListPaths",
     "PathPattern",
@@ -32,6 +33,25 @@ __all__ = [
     "encoded_value",
     "texts_at",
 ]
+
+
+class ItemAddress(BaseModel):
+    """Where an item lies: a cube whose text is a JSON value that is kept under a key (``Scope.items``).
+
+    Attributes:
+        path: Where it is, from the outside in.
+        key: Its name there; one live item of a scope has it.
+        fields: Which of its fields are searched by meaning; empty: none.
+        oldest: The first version that is kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: tuple[str, ...]
+    key: str
+    fields: tuple[str, ...] = ()
+    oldest: int = Field(default=1, ge=1)
+
 
 WHOLE = "$"
 """The field that stands for a value as a whole."""
@@ -111,7 +131,7 @@ class FindItems:
         path: Segments that the path of each begins with; empty: all.
         query: What they are to be about; None: in the order in which they were first put.
         filter: What their values must hold, as described at ``memos_core.operation.item_filters.matches``.
-        limit: Most items.
+        limit: Most items; None: all.
         offset: How many to leave out at the beginning.
         refresh: The time to live of those returned begins anew.
     """
@@ -119,7 +139,7 @@ class FindItems:
     path: tuple[str, ...] = ()
     query: str | None = None
     filter: Mapping[str, Any] | None = None
-    limit: int = 10
+    limit: int | None = 10
     offset: int = 0
     refresh: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakSet
 
 from memos_core.cube import MemCube
@@ -114,7 +115,9 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     adapters = MemAdapters(vault, governance)
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     policy = parts.evolution or EvolutionPolicy()
-    evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased)
+    evolution = MemEvolution(
+        vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=partial(model_of, engine)
+    )
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
     worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
     chat = ChatPipeline(
@@ -152,6 +155,10 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
         engines=engines,
     )
+
+
+def model_of(engine: Engine | None) -> str | None:
+    return None if engine is None else engine.capabilities.model
 
 
 def scheduler_of(parts: Parts) -> MemScheduler:

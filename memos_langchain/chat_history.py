@@ -17,8 +17,6 @@ except ImportError as error:
 
 __all__ = ["MemosChatMessageHistory"]
 
-EVERYTHING = 2**62
-
 
 class MemosChatMessageHistory(BaseChatMessageHistory):
     """The messages of one conversation, whole and in order, as LangChain gave them.
@@ -74,7 +72,7 @@ class MemosChatMessageHistory(BaseChatMessageHistory):
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # the base declares a field
         """All messages, oldest first."""
-        found: list[Any] = [one.item.value for one in self._items.search(self._path, limit=EVERYTHING)]
+        found: list[Any] = [one.item.value for one in self._items.search(self._path, limit=None)]
         return messages_from_dict(found)
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:

@@ -21,8 +21,6 @@ except ImportError as error:
 
 __all__ = ["MemosAsyncChatStore", "MemosChatStore"]
 
-EVERYTHING = 2**62
-
 R = TypeVar("R")
 
 
@@ -39,11 +37,11 @@ class Conversations:
 
     def keys(self) -> list[str]:
         """Return the keys, in the order in which the conversations began."""
-        return [found.item.key for found in self._items.search(self._keys, limit=EVERYTHING)]
+        return [found.item.key for found in self._items.search(self._keys, limit=None)]
 
     def messages(self, key: str, status: str | None = None) -> list[ChatMessage]:
         """Return the messages of a conversation, oldest first."""
-        found = (one.item for one in self._items.search((*self._messages, key), limit=EVERYTHING))
+        found = (one.item for one in self._items.search((*self._messages, key), limit=None))
         return [as_message(item) for item in found if status in (None, status_of(item))]
 
     @contextmanager

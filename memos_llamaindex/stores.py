@@ -25,8 +25,6 @@ __all__ = ["MemosDocumentStore", "MemosIndexStore", "MemosKVStore", "memos_stora
 SHARED = ("llama_index", "stores")
 """Namespace, in a MemOS, of stores that belong to no user."""
 
-EVERYTHING = 2**62
-
 Pairs = Sequence[tuple[str, dict[str, Any]]]
 
 
@@ -117,7 +115,7 @@ class MemosKVStore(BaseKVStore):
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
         """Return all values of a collection, in the order in which their keys were first put."""
-        found = self._items.search(self.path(collection), limit=EVERYTHING)
+        found = self._items.search(self.path(collection), limit=None)
         return {one.item.key: as_dict(one.item.value) for one in found}
 
     async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from memos_core import MemOS
 from memos_core.cube import (
     ActivationPayload,
     Descriptive,
@@ -151,3 +152,21 @@ def take(fields: dict[str, Any], model: Any) -> dict[str, Any]:
 @pytest.fixture
 def make(clock: FakeClock, embedder: HashEmbedder) -> CubeMaker:
     return CubeMaker(clock, embedder)
+
+
+@pytest.fixture
+def open_memos(
+    tmp_path: Path, empty_ledger: Path, clock: FakeClock, embedder: HashEmbedder
+) -> Iterator[Callable[..., MemOS]]:
+    """Opens the vault in ``tmp_path``, by default with the test's clock and embedder, and closes it in the end."""
+    opened: list[MemOS] = []
+    (tmp_path / "vault").mkdir()
+    shutil.copy(empty_ledger, tmp_path / "vault")
+
+    def factory(**options: Any) -> MemOS:
+        opened.append(MemOS.open(tmp_path / "vault", **{"embedder": embedder, "clock": clock, **options}))
+        return opened[-1]
+
+    yield factory
+    for memos in opened:
+        memos.close()

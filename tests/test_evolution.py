@@ -161,6 +161,22 @@ def test_nothing_is_made_and_dropped_in_turns(memos: MemOS, ada: Scope, clock: F
     assert changes <= 2
 
 
+def test_kv_of_a_model_that_is_gone_keeps_no_memory_from_that_of_the_new_one(
+    tmp_path: Path, memos: MemOS, ada: Scope, clock: FakeClock
+) -> None:
+    cube_id = add(ada)
+    old = ada.transform(cube_id, to="activation")
+    memos.close()
+    other = HFEngine.from_model(*tiny_model("llama"), name="another")
+    with MemOS.open(tmp_path / "vault", engine=other, embedder=HashEmbedder(), clock=clock) as again:
+        ada = again.scope(user="ada")
+        clock.advance(2 * DAY)
+        use(ada, cube_id, 9)
+        decisions = {each.action: each.cube_ids for each in ada.evolve(dry_run=True)}
+        assert decisions == {"demote": (old.id,), "activate": (cube_id,)}
+    other.close()
+
+
 def test_frozen_kv_stays(ada: Scope, clock: FakeClock) -> None:
     derived = ada.transform(add(ada), to="activation")
     ada.freeze(derived.id)
@@ -211,6 +227,22 @@ def test_texts_that_stay_hot_go_into_an_adapter_together_where_there_is_a_pathwa
         dropped=evolution.dropped,
     )
     assert "parametrise" in {each.action for each in within.evolve(ada._principal, dry_run=True)}
+
+
+def test_what_one_use_would_hardly_save_is_not_kept_once_that_is_measured(ada: Scope, clock: FakeClock) -> None:
+    built, hot = add(ada), add(ada, TEXT + " And again.")
+    derived = ada.transform(built, to="activation")
+    clock.advance(DAY)
+    use(ada, hot, 9)
+    texts = [ada.get(hot)]
+    for seconds, expected in ((1.0, (hot,)), (0.001, None)):
+        lineage = derived.header.descriptive.lineage.model_copy(update={"parameters": {"seconds": seconds}})
+        what = derived.header.descriptive.model_copy(update={"lineage": lineage})
+        kv = derived.model_copy(update={"header": derived.header.model_copy(update={"descriptive": what})})
+        policy = EvolutionPolicy(min_saving_seconds=0.1)
+        decisions = decide("ada", texts, [kv], policy, clock.now(), sources=[ada.get(built)])
+        assert [each.cube_ids for each in decisions if each.action == "activate"] == ([expected] if expected else [])
+    assert decide("ada", texts, [], EvolutionPolicy(min_saving_seconds=0.1), clock.now()), "not measured yet"
 
 
 def test_a_vault_that_is_opened_with_a_policy_evolves_by_itself(

@@ -203,12 +203,22 @@ def test_a_job_that_is_cancelled_while_it_runs_publishes_nothing(queue, vault, e
 def test_progress_tells_a_cancelled_task_to_stop(queue):
     add(queue)
     job = queue.claim(["note"])
-    with Heartbeat(queue, job) as heartbeat:
+    with Heartbeat(queue, job, report_seconds=0) as heartbeat:
         heartbeat.report(1, 3)
         assert (queue.get(job.id).done, queue.get(job.id).total) == (1, 3)
         queue.cancel(job.id)
         with pytest.raises(JobLost):
             heartbeat.report(2, 3)
+
+
+def test_progress_of_every_step_is_not_written_every_time(queue, vault):
+    add(queue)
+    with Heartbeat(queue, queue.claim(["note"]), report_seconds=3600) as heartbeat:
+        for step in range(1, 1001):
+            heartbeat.report(step, 1000)
+            if step == 500:
+                assert queue.list()[0].done == 1
+    assert queue.list()[0].done == 1000
 
 
 def test_forgetting_a_memory_takes_its_jobs_along_and_one_that_runs_publishes_nothing(queue, vault, make):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -338,6 +339,42 @@ def test_only_the_last_undos_are_kept(ada: Scope) -> None:
     for _ in range(13):
         ada.restore("a")
     assert len(ada.snapshots()) == 11
+
+
+def test_many_threads_change_one_scope_and_it_stays_whole(memos: MemOS, ada: Scope) -> None:
+    ids = [add(ada, f"note {number}") for number in range(12)]
+    ada.snapshot("start")
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        one, other = ids[number], ids[(number + 1) % len(ids)]
+        acts: list[Callable[[], object]] = [
+            lambda: ada.update(one, f"changed by {number}"),
+            lambda: ada.merge([one, other], f"merged by {number}"),
+            lambda: ada.restore("start"),
+            lambda: ada.archive(other),
+            lambda: ada.archive(other, archived=False),
+            lambda: ada.split(one, [f"half {number}", f"other half {number}"]),
+            lambda: ada.revert(ada.list(limit=1)[0].id),
+        ]
+        for act in acts:
+            try:
+                act()
+            except (IllegalTransition, CubeConflict, InvalidInput):
+                continue  # another thread was faster
+            except BaseException as error:
+                failures.append(error)
+                raise
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    ada.restore("start")
+    assert {cube.text for cube in ada.list()} == {f"note {number}" for number in range(12)}
+    memos.verify()
 
 
 async def test_the_async_twins_do_the_same(ada: Scope) -> None:

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from memos_core import MemOS, RetentionPolicy, Scope
-from memos_core.errors import CubeNotFound
+from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.infrastructure.vault import UsageDelta
-from memos_core.testing import FakeClock
+from memos_core.testing import FakeClock, HashEmbedder
 
 DAY = 86400.0
 
@@ -146,6 +146,45 @@ def test_a_vault_that_is_opened_with_a_policy_tidies_by_itself(tmp_path: Path, c
         clock.advance(2 * DAY)
         memos.run_pending()
         assert texts(ada) == []
+
+
+def test_the_audit_is_kept_as_long_as_the_policy_says(memos: MemOS, ada: Scope, clock: FakeClock) -> None:
+    def actions() -> list[str]:
+        with memos._layers.vault.read() as session:
+            return [entry["action"] for entry in session.audit("ada")]
+
+    cube_id = add(ada, "one")
+    clock.advance(2 * DAY)
+    ada.update(cube_id, "two")
+    policy = RetentionPolicy(keep_audit_seconds=DAY)
+    memos.tidy(policy=policy, dry_run=True)
+    assert actions() == ["update", "add"]
+    memos.tidy(policy=policy)
+    assert actions() == ["update"]
+    assert [record.author for record in ada.history(cube_id)] == ["ada", "ada"]
+    memos.verify()
+
+
+def test_items_and_documents_are_no_memories_that_a_policy_or_a_snapshot_touches(
+    memos: MemOS, ada: Scope, clock: FakeClock
+) -> None:
+    note = add(ada, "a note")
+    ada.snapshot("before")
+    items, papers = ada.items(), ada.collection("papers", embedder=HashEmbedder())
+    items.put(("settings",), "theme", {"colour": "dark"})
+    papers.upsert(["a paper"])
+    item = ada.list(type="any")[-1].id
+    use(ada, item, 99)
+    clock.advance(99 * DAY)
+    assert (ada.count(), ada.evolve(dry_run=True)) == (1, ())
+    policy = RetentionPolicy(archive_unused_seconds=DAY, max_memories=1)
+    assert [each.cube_id for each in ada.tidy(policy=policy, dry_run=True)] == [note]
+    assert ada.restore("before").archived == ()
+    assert ada.snapshots()[0].memories == 1
+    with pytest.raises(InvalidInput):
+        ada.merge([note, item], "both")
+    assert items.get(("settings",), "theme") is not None
+    assert papers.count() == 1
 
 
 def test_one_scope_is_tidied_at_a_time(memos: MemOS, ada: Scope, clock: FakeClock) -> None:

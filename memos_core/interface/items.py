@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from memos_core.embedding.base import Vector
+from memos_core.errors import InvalidInput
 from memos_core.events import Event, EventHook
 from memos_core.item import (
     DeleteItem,
@@ -63,7 +64,7 @@ class Items:
 
     def get(self, path: Path, key: str, *, refresh: bool = False) -> Item | None:
         """Return the item, or None if there is none. ``refresh``: its time to live begins anew."""
-        item: Item | None = self.batch([GetItem(tuple(path), key, refresh)])[0]
+        item: Item | None = self.batch([GetItem(as_path(path), key, refresh)])[0]
         return item
 
     def put(
@@ -86,7 +87,7 @@ class Items:
             QuotaReached: The namespace is full; nothing was written.
         """
         chosen = None if fields is None else tuple(fields)
-        item: Item = self.batch([PutItem(tuple(path), key, value, ttl_seconds, chosen)])[0]
+        item: Item = self.batch([PutItem(as_path(path), key, value, ttl_seconds, chosen)])[0]
         return item
 
     def delete(self, path: Path, key: str) -> bool:
@@ -94,7 +95,7 @@ class Items:
 
         It is unreachable at once. ``memos.run_pending()``, or the next ``forget``, takes its last traces off the disk.
         """
-        return bool(self.batch([DeleteItem(tuple(path), key)])[0])
+        return bool(self.batch([DeleteItem(as_path(path), key)])[0])
 
     # Many
 
@@ -104,7 +105,7 @@ class Items:
         *,
         query: str | None = None,
         filter: Mapping[str, Any] | None = None,
-        limit: int = 10,
+        limit: int | None = 10,
         offset: int = 0,
         refresh: bool = False,
     ) -> builtins.list[FoundItem]:
@@ -115,14 +116,14 @@ class Items:
                 after everything that is, without a score.
             filter: What their values must hold, such as ``{"color": "red", "size": {"$gte": 3}}``; see
                 ``memos_core.operation.item_filters.matches``.
-            limit: Most items.
+            limit: Most items; None: all.
             offset: How many to leave out at the beginning.
             refresh: The time to live of those returned begins anew.
 
         Raises:
             InvalidInput: The filter is malformed, or a number negative.
         """
-        found: list[FoundItem] = self.batch([FindItems(tuple(path), query, filter, limit, offset, refresh)])[0]
+        found: list[FoundItem] = self.batch([FindItems(as_path(path), query, filter, limit, offset, refresh)])[0]
         return found
 
     def paths(
@@ -135,7 +136,7 @@ class Items:
         offset: int = 0,
     ) -> builtins.list[tuple[str, ...]]:
         """Return the paths at which items lie, in order; ``*`` in ``prefix`` and ``suffix`` is any one segment."""
-        patterns = (PathPattern("prefix", tuple(prefix)), PathPattern("suffix", tuple(suffix)))
+        patterns = (PathPattern("prefix", as_path(prefix)), PathPattern("suffix", as_path(suffix)))
         found: list[tuple[str, ...]] = self.batch([ListPaths(patterns, max_depth, limit, offset)])[0]
         return found
 
@@ -187,6 +188,17 @@ class Items:
     abatch = in_thread(batch)
     acommit = in_thread(commit)
     asweep = in_thread(sweep)
+
+
+def as_path(path: Path) -> tuple[str, ...]:
+    """Return a path as a tuple.
+
+    Raises:
+        InvalidInput: It is a text, which would be a path of its characters.
+    """
+    if isinstance(path, str):
+        raise InvalidInput(f"a path is a sequence of names such as ({path!r},), not a text")
+    return tuple(path)
 
 
 def is_put(plan: ItemPlan, number: int) -> bool:

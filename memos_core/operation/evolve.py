@@ -41,6 +41,8 @@ class EvolutionPolicy(BaseModel):
         settle_seconds: A text that was edited within this time is left alone.
         keep_seconds: What was made or used within this time is not dropped.
         min_chars: Texts shorter than this cost less to compute than to keep.
+        min_saving_seconds: Nor is a text kept that takes less than this to compute, by what earlier builds took for
+            each character. 0: no such limit. Worth setting for a small model, see docs/jobs-and-evolution.md.
         parametric_hot: Heat from which texts go into an adapter together; None: never. Needs a pathway for it.
         parametric_settle_seconds: Only texts that were not edited for this long.
         parametric_group: Memories of one adapter, at least 1.
@@ -59,6 +61,7 @@ class EvolutionPolicy(BaseModel):
     settle_seconds: float = Field(default=600.0, ge=0)
     keep_seconds: float = Field(default=86400.0, ge=0)
     min_chars: int = Field(default=40, ge=0)
+    min_saving_seconds: float = Field(default=0.0, ge=0)
     parametric_hot: float | None = Field(default=None, gt=0)
     parametric_settle_seconds: float = Field(default=7 * 86400.0, ge=0)
     parametric_group: int = Field(default=8, ge=1)
@@ -99,12 +102,18 @@ class Decision:
         return f"{self.user}: {self.action} {', '.join(self.cube_ids)}: {self.reason}"
 
 
+def no_model() -> str | None:
+    """No model serves, or it is not known which."""
+    return None
+
+
 class MemEvolution:
     """Looks at scopes and carries out a policy. Thread-safe.
 
     Args:
         pathways: The changes of form that there are, as pairs of memory types.
         dropped: Is told which derived cubes are gone, so that no engine holds them in memory any longer.
+        model: Name of the model that serves now; what was made for another one counts only as far as it is used.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class MemEvolution:
         *,
         pathways: Collection[tuple[MemoryType, MemoryType]],
         dropped: Callable[[Principal, Sequence[str]], None],
+        model: Callable[[], str | None] = no_model,
     ) -> None:
         self.vault = vault
         self.governance = governance
@@ -123,6 +133,7 @@ class MemEvolution:
         self.policy = policy
         self.pathways = pathways
         self.dropped = dropped
+        self.model = model
 
     def evolve(
         self, principal: Principal, *, policy: EvolutionPolicy | None = None, dry_run: bool = False
@@ -155,7 +166,7 @@ class MemEvolution:
         if (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC) not in self.pathways:
             policy = policy.model_copy(update={"parametric_hot": None})
         now = self.governance.clock.now()
-        return decide(principal.user, texts, derived, policy, now, sources=sources, kept=kept)
+        return decide(principal.user, texts, derived, policy, now, sources=sources, kept=kept, model=self.model())
 
     def evolve_all(self, *, policy: EvolutionPolicy | None = None, dry_run: bool = False) -> tuple[Decision, ...]:
         """``evolve`` for every user of the vault."""
@@ -210,6 +221,7 @@ def decide(
     *,
     sources: Iterable[MemCube] = (),
     kept: Collection[str] = (),
+    model: str | None = None,
 ) -> tuple[Decision, ...]:
     """Return what ``policy`` says to these memories. Pure: the same memories at the same moment, the same decisions.
 
@@ -218,29 +230,39 @@ def decide(
         derived: KV caches and adapters of the scope, in any state.
         sources: What they were made from, as it is now.
         kept: Those of them that something else was made from; they stay.
+        model: Name of the model that serves; None: not known, so whatever was made counts.
     """
     loose = [cube for cube in derived if cube.id not in kept and not cube.header.governance.frozen]
     known = {cube.id: cube for cube in sources}
-    going = list(cooled(user, loose, known, policy, now))
+    fitting = {cube.id for cube in derived if model is None or fits(cube, model)}
+    lent = {cube.id: coolest(cube, known, now) for cube in loose if cube.id in fitting}
+    going = list(cooled(user, loose, lent, policy, now))
     gone = {cube_id for each in going for cube_id in each.cube_ids}
     staying = [cube for cube in derived if cube.id not in gone]
-    coming = [*promoted(user, texts, staying, policy, now), *parametrised(user, texts, staying, policy, now)]
+    serving = [cube for cube in staying if cube.id in fitting]
+    known |= {cube.id: cube for cube in texts}
+    measured = rates([cube for cube in derived if cube.id in fitting], known)
+    coming = [
+        *promoted(user, texts, serving, policy, now, measured=measured),
+        *parametrised(user, texts, serving, policy, now),
+    ]
     room = policy.max_derived_bytes - sum(bytes_of(cube) for cube in staying)
     loose = [cube for cube in loose if cube.id not in gone]
-    known |= {cube.id: cube for cube in texts}
-    return (*going, *overflowing(user, loose, -room, now), *within_budget(coming, known, derived, policy, room))
+    return (*going, *overflowing(user, loose, -room, now), *within_budget(coming, known, measured, policy, room))
 
 
 def cooled(
-    user: str, derived: Sequence[MemCube], sources: Mapping[str, MemCube], policy: EvolutionPolicy, now: datetime
+    user: str, derived: Sequence[MemCube], lent: Mapping[str, float], policy: EvolutionPolicy, now: datetime
 ) -> Iterable[Decision]:
-    """Yield what is dropped because it is out of use, or because neither it nor what it was made from is used."""
+    """Yield what is dropped because it is out of use, or because neither it nor what it was made from is used.
+
+    Args:
+        lent: Heat that a derived cube has from its sources.
+    """
     for cube in derived:
         behaviour = cube.header.behaviour
         idle = (now - (behaviour.last_used or cube.created)).total_seconds()
-        below = [sources[key].header.behaviour.heat_at(now) for key, _ in made_from(cube) if key in sources]
-        # As hot as the coolest of its sources: it serves only where all of them are wanted.
-        heat = max(behaviour.heat_at(now), min(below, default=0.0))
+        heat = max(behaviour.heat_at(now), lent.get(cube.id, 0.0))
         if cube.state is not State.ACTIVE:
             yield Decision(user, "demote", (cube.id,), "it was taken out of use; its source serves as text")
         elif heat < policy.cold and idle >= policy.keep_seconds:
@@ -250,13 +272,21 @@ def cooled(
 
 
 def promoted(
-    user: str, texts: Sequence[MemCube], derived: Sequence[MemCube], policy: EvolutionPolicy, now: datetime
+    user: str,
+    texts: Sequence[MemCube],
+    derived: Sequence[MemCube],
+    policy: EvolutionPolicy,
+    now: datetime,
+    *,
+    measured: Rates,
 ) -> Iterable[Decision]:
     """Yield the texts that are to be kept as KV, the hottest first."""
     held = {made_from(cube) for cube in derived if cube.type is MemoryType.ACTIVATION}
     for cube in sorted(texts, key=lambda each: (-each.header.behaviour.heat_at(now), each.id)):
         heat, settled = cube.header.behaviour.heat_at(now), age(cube, now)
         if heat < policy.hot or settled < policy.settle_seconds or len(cube.text) < policy.min_chars:
+            continue
+        if measured.known and len(cube.text) * measured.seconds_each < policy.min_saving_seconds:
             continue
         if ((cube.id, cube.version),) not in held:
             size = f"{len(cube.text)} characters"
@@ -300,40 +330,55 @@ def overflowing(user: str, derived: Sequence[MemCube], excess: int, now: datetim
 
 
 def within_budget(
-    coming: Sequence[Decision],
-    texts: Mapping[str, MemCube],
-    derived: Sequence[MemCube],
-    policy: EvolutionPolicy,
-    room: int,
+    coming: Sequence[Decision], texts: Mapping[str, MemCube], measured: Rates, policy: EvolutionPolicy, room: int
 ) -> Iterable[Decision]:
     """Yield what may be made now: as many as ``max_builds``, in the room and time that are left.
 
     Size and time are expected from what earlier builds of the scope took for each character; the first has no measure.
     """
-    lengths = {key: len(cube.text) for key, cube in texts.items()}
-    bytes_each, seconds_each = rates(derived, lengths)
     seconds = policy.max_build_seconds
     for decision in coming[: policy.max_builds]:
-        chars = sum(lengths.get(cube_id, 0) for cube_id in decision.cube_ids)
-        room, seconds = room - round(chars * bytes_each), seconds - chars * seconds_each
+        chars = sum(len(texts[cube_id].text) for cube_id in decision.cube_ids if cube_id in texts)
+        room, seconds = room - round(chars * measured.bytes_each), seconds - chars * measured.seconds_each
         if room < 0 or seconds < 0:
             return
         yield decision
 
 
-def rates(derived: Sequence[MemCube], lengths: dict[str, int]) -> tuple[float, float]:
-    """Return bytes and seconds that one character has cost in earlier builds of KV, 0 where there were none."""
-    built = [cube for cube in derived if cube.type is MemoryType.ACTIVATION]
-    known = [
-        (cube, sum(lengths[source] for source, _ in made_from(cube)))
-        for cube in built
-        if all(source in lengths for source, _ in made_from(cube))
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one character has cost in earlier builds of KV: bytes and seconds; 0 where there were none."""
+
+    bytes_each: float = 0.0
+    seconds_each: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self.bytes_each > 0
+
+
+def rates(derived: Sequence[MemCube], texts: Mapping[str, MemCube]) -> Rates:
+    """Return what KV has cost, by the builds whose sources are at hand."""
+    built = [
+        cube
+        for cube in derived
+        if cube.type is MemoryType.ACTIVATION and made_from(cube) and all(key in texts for key, _ in made_from(cube))
     ]
-    chars = sum(length for _, length in known)
+    chars = sum(len(texts[key].text) for cube in built for key, _ in made_from(cube))
     if not chars:
-        return 0.0, 0.0
-    seconds = sum(float(cube.header.descriptive.lineage.parameters.get("seconds", 0.0)) for cube, _ in known)
-    return sum(bytes_of(cube) for cube, _ in known) / chars, seconds / chars
+        return Rates()
+    seconds = sum(float(cube.header.descriptive.lineage.parameters.get("seconds", 0.0)) for cube in built)
+    return Rates(sum(bytes_of(cube) for cube in built) / chars, seconds / chars)
+
+
+def coolest(cube: MemCube, sources: Mapping[str, MemCube], now: datetime) -> float:
+    """Return the least heat among what ``cube`` was made from: it serves only where all of them are wanted."""
+    below = (sources[key].header.behaviour.heat_at(now) for key, _ in made_from(cube) if key in sources)
+    return min(below, default=0.0)
+
+
+def fits(cube: MemCube, model: str) -> bool:
+    return not isinstance(cube.payload, PlaintextPayload) and cube.payload.model == model
 
 
 def made_from(cube: MemCube) -> tuple[tuple[str, int], ...]:

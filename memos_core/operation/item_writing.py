@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from memos_core.cube import Descriptive, Governance, Header, ItemAddress, MemCube, MemoryType, PlaintextPayload, Source
+from memos_core.cube import Descriptive, Governance, Header, MemCube, MemoryType, PlaintextPayload, Source
 from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeFrozen, InvalidInput, QuotaReached
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import Passage, WriteSession, items
-from memos_core.item import Item, decoded_value, encoded_value, texts_at
+from memos_core.item import Item, ItemAddress, decoded_value, encoded_value, texts_at
 from memos_core.principal import Principal
 
 __all__ = ["ItemTransaction", "ItemWriter", "Removal", "Value", "as_item", "checked_value", "pieces_of"]
@@ -78,18 +78,24 @@ class ItemWriter:
         Raises:
             QuotaReached: The values do not fit the namespace any more.
         """
-        size = sum(len(change.text.encode()) for change in changes if isinstance(change, Value))
-        if size and (reason := self.governance.over_quota(self.session, self.principal.namespace, size)):
-            raise QuotaReached(reason)
         keys = [items.item_key(self.principal, change.path, change.key) for change in changes]
         stored, lapsed = items.holders(self.session, self.principal, keys, self.now)
         self.erase(lapsed)
+        self.check_quota(changes, [stored[key] for key in keys if key in stored])
         pairs = list(zip(changes, keys, strict=True))
         self.erase([stored[key] for change, key in pairs if isinstance(change, Removal) and key in stored])
         return [
             self.put(change, key, stored.get(key)) if isinstance(change, Value) else key in stored
             for change, key in pairs
         ]
+
+    def check_quota(self, changes: Sequence[Value | Removal], replaced: Sequence[str]) -> None:
+        """Check that the values fit, counting what goes for them."""
+        size = sum(len(change.text.encode()) for change in changes if isinstance(change, Value))
+        if size and self.governance.limits.max_bytes is not None:
+            freed = 0 if self.history else items.bytes_of(self.session, replaced)
+            if reason := self.governance.over_quota(self.session, self.principal.namespace, size - freed):
+                raise QuotaReached(reason)
 
     def put(self, value: Value, key: str, cube_id: str | None) -> Item:
         """Store a value as a new cube, or as the next version of the cube that holds its key."""

@@ -41,6 +41,9 @@ FIRST_DEPTH = 64
 """Passages that a search by meaning asks for at first."""
 
 
+NO_LIMIT = 2**62
+
+
 @dataclass(frozen=True, slots=True)
 class ItemIndex:
     """How items are searched by meaning.
@@ -252,15 +255,16 @@ class ItemOperator:
     ) -> list[FoundItem]:
         """Return the items that are asked for: the nearest first, then those that are not searched by meaning."""
         within = items.below(handle.principal, wanted.path, session.now)
+        limit = NO_LIMIT if wanted.limit is None else wanted.limit
         if wanted.query is None or wanted.query not in queries:
-            return [FoundItem(item) for item in self.page(session, within, wanted, wanted.offset, wanted.limit)]
-        end = wanted.offset + wanted.limit
-        ranked = self.nearest(session, handle, wanted, queries[wanted.query])
+            return [FoundItem(item) for item in self.page(session, within, wanted, wanted.offset, limit)]
+        end = wanted.offset + limit
+        ranked = self.nearest(session, handle, wanted, queries[wanted.query], end)
         found = ranked[wanted.offset : end]
-        if len(found) < wanted.limit:
+        if len(found) < limit:
             rest = items.unindexed(self.collection(handle))
             skipped = max(0, wanted.offset - len(ranked))
-            others = self.page(session, within & rest, wanted, skipped, wanted.limit - len(found))
+            others = self.page(session, within & rest, wanted, skipped, limit - len(found))
             found += [FoundItem(item) for item in others]
         return found
 
@@ -270,13 +274,15 @@ class ItemOperator:
         passing = (item for item in items.items(session, condition) if matches(item.value, wanted.filter or {}))
         return list(islice(passing, offset, offset + limit))
 
-    def nearest(self, session: ReadSession, handle: ItemHandle, wanted: FindItems, query: Vector) -> list[FoundItem]:
-        """Return the first ``offset + limit`` items that pass the filter, by their nearest part.
+    def nearest(
+        self, session: ReadSession, handle: ItemHandle, wanted: FindItems, query: Vector, needed: int
+    ) -> list[FoundItem]:
+        """Return the first ``needed`` items that pass the filter, by their nearest part.
 
         The index knows nothing of filters, so it is asked for more until enough of what it proposes has passed.
         """
         within = items.below(handle.principal, wanted.path, session.now, by_id=True)
-        needed, depth = wanted.offset + wanted.limit, FIRST_DEPTH
+        depth = FIRST_DEPTH
         embedder = self.embedder(handle)
         known: dict[str, Item] = {}
         while True:
@@ -317,7 +323,7 @@ def check_question(operation: ItemOperation) -> None:
         InvalidInput: A filter, a limit or an operation is wrong.
     """
     if isinstance(operation, FindItems | ListPaths):
-        if operation.limit < 0 or operation.offset < 0:
+        if (operation.limit or 0) < 0 or operation.offset < 0:
             raise InvalidInput("limit and offset are not negative")
         if isinstance(operation, FindItems) and operation.filter is not None:
             check_filter(operation.filter)

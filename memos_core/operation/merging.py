@@ -206,6 +206,8 @@ def mergeable(cube: MemCube) -> MemCube:
         raise InvalidInput(f"memory {cube.id} is {cube.type}; only plaintext can be merged or split")
     if collection := cube.header.descriptive.collection:
         raise InvalidInput(f"memory {cube.id} is a document of {collection!r}")
+    if cube.header.descriptive.item is not None:
+        raise InvalidInput(f"memory {cube.id} is an item of a store; put it there")
     check_transition(cube, State.MERGED)
     if cube.state is State.MERGED:
         raise IllegalTransition(cube.id, cube.state, "it lives on in other memories already")

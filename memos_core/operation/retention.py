@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from memos_core.cube import MemCube, State
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import MemVault, ReadSession, Visibility
-from memos_core.infrastructure.vault.upkeep import Use, count_live, lapsed, uses
+from memos_core.infrastructure.vault.upkeep import Use, count_live, lapsed, remove_audit, uses
 from memos_core.principal import Principal
 
 __all__ = ["MemRetention", "RetentionPolicy", "Tidying"]
@@ -39,6 +39,8 @@ class RetentionPolicy(BaseModel):
         order: What goes first then: ``heat`` the least used of late, ``unused`` the longest unused, ``age`` the oldest.
         slack: Share of ``max_memories`` that is made free at a time, so that not every ``add`` has to look.
         erase_expired_seconds: Erase what expired this long ago, for good; None: keep it, out of use.
+        keep_audit_seconds: Drop entries of the audit that are older, of the whole vault; None: keep them. Versions
+            still tell who changed what. Only ``memos.tidy`` and background work do this.
         protect_tags: Tags of what is never touched.
         every_seconds: How often ``memos.work`` and ``memos.run_pending`` look, where ``MemOS.open`` was given a policy.
     """
@@ -51,6 +53,7 @@ class RetentionPolicy(BaseModel):
     order: Literal["heat", "unused", "age"] = "heat"
     slack: float = Field(default=0.05, ge=0, lt=1)
     erase_expired_seconds: float | None = Field(default=None, ge=0)
+    keep_audit_seconds: float | None = Field(default=None, gt=0)
     protect_tags: tuple[str, ...] = ("important", "pinned")
     every_seconds: float = Field(default=3600.0, gt=0)
 
@@ -111,9 +114,13 @@ class MemRetention:
 
     def tidy_all(self, *, policy: RetentionPolicy | None = None, dry_run: bool = False) -> tuple[Tidying, ...]:
         """``tidy`` for every user of the vault."""
+        chosen = policy or self.policy or RetentionPolicy()
         with self.vault.read() as session:
             users = session.namespaces()
-        return tuple(each for user in users for each in self.tidy(Principal(user), policy=policy, dry_run=dry_run))
+        if chosen.keep_audit_seconds is not None and not dry_run:
+            with self.vault.write() as session:
+                remove_audit(session, session.now - timedelta(seconds=chosen.keep_audit_seconds))
+        return tuple(each for user in users for each in self.tidy(Principal(user), policy=chosen, dry_run=dry_run))
 
     def added(self, principal: Principal, count: int) -> tuple[Tidying, ...]:
         """Make room after an ``add``, where the policy limits how many memories are in use.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -101,11 +102,17 @@ class Worker:
 
 
 class Heartbeat:
-    """Renews the lease of a job from a thread of its own, for the time of a ``with`` block."""
+    """Renews the lease of a job from a thread of its own, for the time of a ``with`` block.
 
-    def __init__(self, queue: JobQueue, job: Job) -> None:
+    Args:
+        report_seconds: Progress is written down no more often than this: a task may tell of every step.
+    """
+
+    def __init__(self, queue: JobQueue, job: Job, *, report_seconds: float = 0.5) -> None:
         self.queue = queue
         self.job = job
+        self.report_seconds = report_seconds
+        self._reported = float("-inf")
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._lost = False
@@ -134,6 +141,10 @@ class Heartbeat:
         with self._lock:
             if self._lost:
                 raise JobLost(self.job.id)
+            now = time.monotonic()
+            if done < total and now - self._reported < self.report_seconds:
+                return
+            self._reported = now
             if (done, total) != (self.job.done, self.job.total):
                 self.job = self.queue.renew(self.job, done=done, total=total)
 

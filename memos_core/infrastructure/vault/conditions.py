@@ -18,6 +18,7 @@ __all__ = [
     "SUPERSEDED_BY",
     "chunks",
     "from_micros",
+    "is_memory",
     "live",
     "matching",
     "micros",
@@ -122,6 +123,13 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     if wanted.before is not None:
         conditions.append(func.coalesce(cubes.c.at, cubes.c.created) < micros(wanted.before))
     return and_(*conditions)
+
+
+def is_memory() -> Condition:
+    """Return the condition that a cube is a memory in words: text, no document of a collection, no item of a store."""
+    cubes = schema.cubes
+    plain = cubes.c.type == str(MemoryType.PLAINTEXT)
+    return and_(plain, of_collection(None), cubes.c.item_path.is_(None))
 
 
 def standing(wanted: SearchFilter, *, by_id: bool = True) -> Condition:

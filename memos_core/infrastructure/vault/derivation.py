@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, exists, not_, or_, select
+from sqlalchemy import ColumnElement, exists, not_, or_, select, text
 
-from memos_core.cube import MemoryType
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks, live
 from memos_core.principal import Principal
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fallen", "sources_among"]
 
-TENSORS = (str(MemoryType.ACTIVATION), str(MemoryType.PARAMETRIC))
+TENSORS = text("cubes.type <> 'plaintext'")
+"""Written as in the partial index ``cubes_of_tensors``: with a bound value it would not be used."""
 
 
 def fallen(
@@ -46,7 +46,7 @@ def fallen(
     below = made.alias("below")
     has_children = exists().where(below.c.source_id == c.c.id)
     query = select(c.c.id, c.c.agent, c.c.session, n.c.name).join_from(c, n, n.c.id == c.c.namespace_id)
-    query = query.where(c.c.type.in_(TENSORS), lost, not_(has_children))
+    query = query.where(TENSORS, lost, not_(has_children))
     if cube_id is not None:
         query = query.where(c.c.id == cube_id)
     rows = session.connection.execute(query.order_by(c.c.id).limit(limit))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import bindparam, select, update
 
-from memos_core.cube import MemCube, MemoryType, cooling
+from memos_core.cube import MemCube, cooling
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, from_micros, live, of_collection, visible
+from memos_core.infrastructure.vault.conditions import chunks, from_micros, is_memory, live, visible
 from memos_core.infrastructure.vault.rows import cube_of, current
 from memos_core.infrastructure.vault.values import UsageDelta, Visibility
 
@@ -50,10 +50,9 @@ def hottest(session: ReadSession, visibility: Visibility, *, at_least: float, li
     """Return live text memories that were at least that hot when they were used last, the hottest first."""
     u, c = schema.usage, schema.cubes
     conditions = [
-        visible(visibility, by_id=True),
+        visible(visibility),
         live(session.now),
-        c.c.type == str(MemoryType.PLAINTEXT),
-        of_collection(None),
+        is_memory(),
         u.c.heat >= at_least,
     ]
     rows = session.connection.execute(current().where(*conditions).order_by(u.c.heat.desc(), c.c.id).limit(limit))

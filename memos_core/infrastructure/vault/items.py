@@ -34,6 +34,7 @@ __all__ = [
     "below",
     "by_ids",
     "by_key",
+    "bytes_of",
     "erase_items",
     "forget_versions",
     "holders",
@@ -185,6 +186,16 @@ def holders(
             else:
                 lapsed.append(row.id)
     return stored, lapsed
+
+
+def bytes_of(session: ReadSession, cube_ids: Sequence[str]) -> int:
+    """Return what all versions of these cubes count towards the quota."""
+    v = schema.versions
+    sizes = (
+        session.connection.scalar(select(func.sum(v.c.size_bytes)).where(v.c.cube_id.in_(part)))
+        for part in chunks(cube_ids)
+    )
+    return sum(size or 0 for size in sizes)
 
 
 def stored_cube(session: ReadSession, cube_id: str) -> MemCube:

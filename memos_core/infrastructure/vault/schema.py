@@ -103,6 +103,12 @@ cubes = Table(
     Index("cubes_by_namespace", "namespace_id", "id"),
     Index("cubes_by_session", "namespace_id", "session", "id"),
     Index("cubes_by_collection", "namespace_id", "collection", "id"),
+    Index(
+        "cubes_of_tensors",
+        "id",
+        sqlite_where=text("type <> 'plaintext'"),
+        postgresql_where=text("type <> 'plaintext'"),
+    ),
     Index("cubes_by_fingerprint", "namespace_id", "fingerprint"),
     Index("cubes_by_item", "namespace_id", "item_path", "id"),
     Index(

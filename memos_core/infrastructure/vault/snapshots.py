@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select
 
-from memos_core.cube import MemoryType, State
+from memos_core.cube import State
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, from_micros, micros, of_collection, visible
+from memos_core.infrastructure.vault.conditions import chunks, from_micros, is_memory, micros, visible
 from memos_core.infrastructure.vault.values import Visibility
 
 if TYPE_CHECKING:
@@ -81,10 +81,9 @@ def standings(session: ReadSession, visibility: Visibility) -> dict[str, Standin
     c, v = schema.cubes, schema.versions
     joined = c.join(v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version))
     query = select(c.c.id, c.c.version, c.c.state, c.c.expires_at, v.c.digest).select_from(joined)
-    plain = c.c.type == str(MemoryType.PLAINTEXT)
     cut = micros(session.now)
     found = {}
-    for row in session.connection.execute(query.where(visible(visibility), plain, of_collection(None))):
+    for row in session.connection.execute(query.where(visible(visibility), is_memory())):
         lapsed = row.state == State.ACTIVE and row.expires_at is not None and cut is not None and row.expires_at <= cut
         found[row.id] = Standing(row.version, State.EXPIRED if lapsed else State(row.state), row.digest)
     return found

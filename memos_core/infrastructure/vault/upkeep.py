@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, and_, exists, func, not_, select
+from sqlalchemy import and_, delete, exists, func, not_, select
 
 from memos_core.cube import MemoryType, State, cooling
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import from_micros, live, micros, moment, of_collection, visible
+from memos_core.infrastructure.vault.conditions import from_micros, is_memory, live, micros, moment, visible
 from memos_core.infrastructure.vault.values import Visibility
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
+    from memos_core.infrastructure.vault.writing import WriteSession
 
-__all__ = ["Use", "count_live", "lapsed", "uses"]
+__all__ = ["Use", "count_live", "lapsed", "remove_audit", "uses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,9 @@ class Use:
     heat: float
 
 
-def texts() -> ColumnElement[bool]:
-    """Return the condition that a cube is a memory that a search may find: text, and no document or item."""
-    c = schema.cubes
-    return and_(c.c.type == str(MemoryType.PLAINTEXT), of_collection(None))
-
-
 def count_live(session: ReadSession, visibility: Visibility) -> int:
     """Return how many text memories are in use."""
-    query = select(func.count()).select_from(schema.cubes).where(visible(visibility), live(session.now), texts())
+    query = select(func.count()).select_from(schema.cubes).where(visible(visibility), live(session.now), is_memory())
     return int(session.connection.scalar(query) or 0)
 
 
@@ -54,7 +49,7 @@ def uses(session: ReadSession, visibility: Visibility, *, but_tagged: Sequence[s
     c, u, v, t = schema.cubes, schema.usage, schema.versions, schema.tags
     joined = c.join(u, u.c.cube_id == c.c.id).join(v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version))
     query = select(c.c.id, v.c.committed, u.c.last_used, u.c.heat).select_from(joined)
-    query = query.where(visible(visibility), live(session.now), texts())
+    query = query.where(visible(visibility), live(session.now), is_memory())
     if but_tagged:
         query = query.where(not_(exists().where(t.c.cube_id == c.c.id, t.c.tag.in_(list(but_tagged)))))
     found = []
@@ -79,5 +74,13 @@ def lapsed(session: ReadSession, visibility: Visibility, *, before: datetime, li
         child.c.state.in_([State.ACTIVE, State.ARCHIVED, State.MERGED]),
         child.c.expires_at.is_(None) | (child.c.expires_at > micros(session.now)),
     )
-    query = select(c.c.id).where(visible(visibility), texts(), c.c.expires_at <= micros(before), not_(needed))
+    query = select(c.c.id).where(visible(visibility), is_memory(), c.c.expires_at <= micros(before), not_(needed))
     return list(session.connection.scalars(query.order_by(c.c.expires_at, c.c.id).limit(limit)))
+
+
+def remove_audit(session: WriteSession, before: datetime) -> int:
+    """Delete the entries of the audit that are older than a moment, and return how many."""
+    a, about = schema.audit, schema.audit_cubes
+    old = select(a.c.id).where(a.c.at < micros(before))
+    session.connection.execute(delete(about).where(about.c.audit_id.in_(old)))
+    return session.connection.execute(delete(a).where(a.c.at < micros(before))).rowcount
