@@ -37,6 +37,7 @@ format: $(VENV)/.ready-dev  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the README's tables anew; INPUT=FILE adds recall
+	$(MEASURE)/structured_output.py --out $(RESULTS)/structured_output.json
 	$(MEASURE)/kv_storage.py
 	$(MEASURE)/kv_composition.py
 	$(MEASURE)/kv_composition.py --layers 12 --hidden-size 256 --blocks 3 --repeats 2 --out $(RESULTS)/kv_composition_wide.json

@@ -41,8 +41,7 @@ from surroundings import surroundings
 from memos_core import MemOS, Turn
 from memos_core.engine import HFEngine
 from memos_core.interface.demo import DATA, BundledQuestion, bundled_questions, same_answer
-from memos_core.operation.policies import GreedySelection
-from memos_core.operation.scheduler import MemScheduler
+from memos_core.operation.scheduler import MemScheduler, SchedulerSettings
 from memos_core.render import NOTES_V1
 from memos_langchain import ChatMemos, MemosEmbeddings, MemosMiddleware
 
@@ -121,9 +120,7 @@ class Bench:
         self.engine = HFEngine.from_pretrained(options.model)
         self.questions = bundled_questions()[: options.turns]
         self.facts = chosen_facts(self.questions, self.engine.count_tokens, options.memory)
-        self.memos = MemOS.open(
-            folder, engine=self.engine, scheduler=MemScheduler(selection=GreedySelection(min_share=0.0))
-        )
+        self.memos = MemOS.open(folder, engine=self.engine, scheduler=MemScheduler(SchedulerSettings(min_share=0.0)))
         self.scope = self.memos.scope(user="bench")
         self.scope.add_many(self.facts)
 

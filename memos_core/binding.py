@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from memos_core.engine.base import Engine
 from memos_core.engine.location import configured_window
-from memos_core.errors import InvalidInput
+from memos_core.errors import InvalidInput, ModelNotFound
 from memos_core.interface.engine_chat import EngineChat
 from memos_core.memos import MemOS
 from memos_core.principal import variables_of
@@ -75,7 +75,10 @@ class Binding:
         """Positions that the model has, as far as that is known without opening one or loading a model library."""
         present = self.present_engine
         if present is not None:
-            return present.capabilities.context_window
+            try:
+                return present.capabilities.context_window
+            except ModelNotFound:
+                return None  # the first call will say what is wrong
         return configured_window(self.model or DEFAULT_MODEL)
 
     def engine(self, model: str | None = None) -> Engine:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from memos_core.delegation import of_layer
 from memos_core.engine.base import Engine
+from memos_core.interface.chat import ChatPipeline
 from memos_core.operation.background import Background
 from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.lifecycle import MemLifecycle
@@ -43,6 +44,10 @@ def kinship(layers: Layers) -> MemLineage:
 
 def operator(layers: Layers) -> MemOperator:
     return layers.operator
+
+
+def pipeline(layers: Layers) -> ChatPipeline:
+    return layers.chat
 
 
 def background(layers: Layers) -> Background:
@@ -104,6 +109,8 @@ class BoundScope:
     renew = of_layer(lifecycle, MemLifecycle.renew)
     diff = of_layer(lifecycle, MemLifecycle.diff)
     link = of_layer(operator, MemOperator.link)
+    reinstate = of_layer(operator, MemOperator.reinstate)
+    pin = of_layer(pipeline, ChatPipeline.pin)
     lineage = of_layer(kinship, MemLineage.lineage)
     merge = of_layer(merging, MemMerging.merge)
     split = of_layer(merging, MemMerging.split)
@@ -117,6 +124,8 @@ class BoundScope:
     arenew = in_thread(renew)
     adiff = in_thread(diff)
     alink = in_thread(link)
+    areinstate = in_thread(reinstate)
+    apin = in_thread(pin)
     alineage = in_thread(lineage)
     amerge = in_thread(merge)
     asplit = in_thread(split)

@@ -166,7 +166,8 @@ def scheduler_of(parts: Parts) -> MemScheduler:
     scheduler = parts.scheduler or MemScheduler()
     if parts.evolution is None or parts.evolution.build == "request":
         return scheduler
-    return MemScheduler(selection=scheduler.selection, preference=BackgroundPreference(scheduler.preference))
+    preference = BackgroundPreference(scheduler.preference)
+    return MemScheduler(selection=scheduler.selection, preference=preference, working=scheduler.working)
 
 
 def tasks_of(transforms: MemTransform, engine: Engine | None, refresh: Task) -> list[Task]:

@@ -294,6 +294,11 @@ class InjectionPlan:
         """Tokens of all chosen memories together."""
         return sum(memory.tokens for memory in self.memories)
 
+    @property
+    def why(self) -> str:
+        """The plan in words; see ``explain``."""
+        return self.explain()
+
     def explain(self) -> str:
         """Return the plan in words, a line for each memory."""
         lines = [f"{m.cube.id} as {m.placed or m.preferred} ({m.tokens} tokens): {m.reason}" for m in self.memories]

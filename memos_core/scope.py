@@ -107,7 +107,7 @@ class Scope(BoundScope):
         if not turns:
             return []
         receipts = self._layers.operator.add(self._principal, turns)
-        committed = tuple(r.cube_id for r in receipts if r.outcome == "committed" and r.cube_id)
+        committed = tuple(r.cube_id for r in receipts if r.outcome in ("committed", "superseded") and r.cube_id)
         if committed:
             self._emit("memory.added", committed)
             self._layers.retention.added(self._principal, len(committed))

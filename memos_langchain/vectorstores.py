@@ -20,6 +20,9 @@ except ImportError as error:
 
 __all__ = ["MemosVectorStore"]
 
+SHARED = ("langchain", "vectorstores")
+"""Namespace of what lies in a MemOS and belongs to no user."""
+
 Filter = Where | Mapping[str, Any]
 Mode = Literal["vector", "words", "hybrid"]
 
@@ -63,7 +66,7 @@ class MemosVectorStore(VectorStore):
     it to ``ChatMemos`` as ``memory_ids`` and the document enters the prompt as KV.
 
     Args:
-        memory: A scope, or a MemOS together with ``namespace``.
+        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names.
         embedding: Makes the vectors; None: as those of memories, where a long document is found by any part of it.
         collection: Name of the collection within the scope.
         embedding_name: Identity of ``embedding``, which the collection keeps: another one is refused. By default its
@@ -79,7 +82,7 @@ class MemosVectorStore(VectorStore):
         *,
         collection: str = "langchain",
         embedding_name: str | None = None,
-        namespace: Sequence[str] = ("users", "{user_id}"),
+        namespace: Sequence[str] = SHARED,
         namespace_values: Mapping[str, Any] | None = None,
     ) -> None:
         scope = resolve_scope(memory, namespace, namespace_values)

@@ -49,7 +49,7 @@ class MemosKVPrecompute(TransformComponent):
         EngineMissing: There is no model.
     """
 
-    collection_name: str = Field(description="Name of the collection, so that a cache tells stores apart.")
+    collection: str = Field(description="Name of the collection, so that a cache tells stores apart.")
     model_name: str = Field(description="Name of the model, so that a cache tells models apart.")
 
     _store: MemosVectorStore = PrivateAttr()
@@ -60,7 +60,7 @@ class MemosKVPrecompute(TransformComponent):
         engine = asked.present_engine if llm is None else asked.engine()
         if engine is None:
             raise EngineMissing("KV needs a model: pass llm=MemosLLM(...), or open the memory with an engine")
-        names: dict[str, Any] = {"collection_name": store.client.key, "model_name": engine.capabilities.model}
+        names: dict[str, Any] = {"collection": store.client.key, "model_name": engine.capabilities.model}
         super().__init__(**names)
         self._store = store
         self._scope = store.scope.with_engine(engine)

@@ -333,7 +333,7 @@ def memos_storage_context(
     return StorageContext.from_defaults(
         docstore=MemosDocumentStore(scope, f"docstore{suffix}"),
         index_store=MemosIndexStore(scope, f"index_store{suffix}"),
-        vector_store=vector_store or MemosVectorStore(scope, collection_name=f"llama_index{suffix}"),
+        vector_store=vector_store or MemosVectorStore(scope, collection=f"llama_index{suffix}"),
     )
 
 

@@ -26,6 +26,9 @@ except ImportError as error:
 
 __all__ = ["MemosVectorStore"]
 
+SHARED = ("llama_index", "stores")
+"""Namespace of what lies in a MemOS and belongs to no user, as of the other stores."""
+
 WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
 
@@ -44,7 +47,7 @@ class MemosVectorStore(BasePydanticVectorStore):
         from memos_llamaindex import MemosVectorStore
 
         ada = MemOS.open("memory/").scope(user="ada")
-        store = MemosVectorStore(ada, collection_name="manuals")
+        store = MemosVectorStore(ada, collection="manuals")
         index = VectorStoreIndex.from_vector_store(store, embed_model=embed_model)
         ```
 
@@ -55,8 +58,8 @@ class MemosVectorStore(BasePydanticVectorStore):
     A node that is added again under its id takes its place. Metadata must be JSON.
 
     Args:
-        memory: A scope, or a MemOS together with ``namespace``.
-        collection_name: Name of the collection within the scope.
+        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names.
+        collection: Name of the collection within the scope.
         embedding_name: Identity of the model that embeds the nodes, which the collection keeps: another is refused.
         namespace: Template of the namespace within a MemOS.
         namespace_values: What its variables stand for.
@@ -66,7 +69,7 @@ class MemosVectorStore(BasePydanticVectorStore):
     is_embedding_query: bool = True
     flat_metadata: bool = False
 
-    collection_name: str = Field(default="llama_index", description="Name of the collection within the scope.")
+    collection: str = Field(default="llama_index", description="Name of the collection within the scope.")
     embedding_name: str = Field(default="llama_index", description="Identity of the model that embeds the nodes.")
 
     _collection: Collection = PrivateAttr()
@@ -76,15 +79,15 @@ class MemosVectorStore(BasePydanticVectorStore):
         self,
         memory: Scope | MemOS,
         *,
-        collection_name: str = "llama_index",
+        collection: str = "llama_index",
         embedding_name: str = "llama_index",
-        namespace: Sequence[str] = ("users", "{user_id}"),
+        namespace: Sequence[str] = SHARED,
         namespace_values: Mapping[str, Any] | None = None,
     ) -> None:
-        names: dict[str, Any] = {"collection_name": collection_name, "embedding_name": embedding_name}
+        names: dict[str, Any] = {"collection": collection, "embedding_name": embedding_name}
         super().__init__(**names)
         self._scope = resolve_scope(memory, namespace, namespace_values)
-        self._collection = self._scope.collection(collection_name, embedder=embedding_name)
+        self._collection = self._scope.collection(collection, embedder=embedding_name)
 
     @classmethod
     def class_name(cls) -> str:

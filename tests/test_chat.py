@@ -257,7 +257,7 @@ async def test_async_chat_and_stream(ada: Scope) -> None:
 
 
 def test_the_memory_budget_is_kept(ada: Scope) -> None:
-    small = ada.chat(QUESTION, inject="text", memory_budget=60, max_tokens=2)
+    small = ada.chat(QUESTION, inject="text", memory_budget=40, max_tokens=2)
     assert 0 < len(small.plan.memories) < 3
     assert small.plan.left_out
     assert ada.chat(QUESTION, inject="text", memory_budget=0, max_tokens=2).plan.memories == ()

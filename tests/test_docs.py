@@ -21,6 +21,8 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
 RUNNABLE = [page for page in PAGES if page.exists() and any(mark != "no-run" for _, mark, _ in blocks(page))]
 
 
+# Pages on moving here run what other packages have deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

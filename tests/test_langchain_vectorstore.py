@@ -165,12 +165,13 @@ def test_another_embedding_is_refused(ada: Scope) -> None:
 
 
 def test_users_and_collections_keep_apart(memos: MemOS, store: MemosVectorStore) -> None:
-    bob = MemosVectorStore(memos, namespace_values={"user_id": "bob"})
+    users = ("users", "{user_id}")
+    bob = MemosVectorStore(memos, namespace=users, namespace_values={"user_id": "bob"})
     assert bob.similarity_search("tea", k=9) == []
-    assert MemosVectorStore(memos, collection="other", namespace_values={"user_id": "ada"}).get_by_ids(["lemon"]) == []
-    assert MemosVectorStore(memos, namespace_values={"user_id": "ada"}).get_by_ids(["lemon"])
+    assert MemosVectorStore(memos).get_by_ids(["lemon"]) == []
+    assert MemosVectorStore(memos, namespace=users, namespace_values={"user_id": "ada"}).get_by_ids(["lemon"])
     with pytest.raises(InvalidName):
-        MemosVectorStore(memos)
+        MemosVectorStore(memos, namespace=users)
     with pytest.raises(InvalidInput, match="memory="):
         MemosVectorStore.from_texts(["a"], DeterministicFakeEmbedding(size=8))
 

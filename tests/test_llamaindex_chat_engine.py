@@ -9,13 +9,14 @@ import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import ContextChatEngine, SimpleChatEngine
 from llama_index.core.chat_engine.types import BaseChatEngine
+from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llamaindex_parts import assistant, user
 
 from memos_core import HFEngine, MemOS, Scope
 from memos_core.errors import InvalidInput
 from memos_core.testing import HashEmbedder
-from memos_llamaindex import MemosContextChatEngine, MemosLLM, MemosMemory, MemosRetriever
+from memos_llamaindex import MemosContextChatEngine, MemosEventHandler, MemosLLM, MemosMemory, MemosRetriever
 
 CAT = "My cat is called Biscuit."
 QUESTION = "What is my cat called?"
@@ -156,11 +157,18 @@ def test_arguments_that_contradict_are_refused(ada: Scope) -> None:
 async def test_a_local_model_is_given_memory_as_kv(ada: Scope, reader: HFEngine) -> None:
     llm = MemosLLM(engine=reader, inject="kv", max_tokens=8)
     engine = engine_for(ada, llm, session_id="monday")
+    watch = MemosEventHandler()
+    get_dispatcher().add_event_handler(watch)
     reports = []
-    for _ in range(2):
-        answer = await engine.achat(QUESTION, chat_history=[])
-        reports.append(answer.metadata["memos"])
-        assert "Biscuit" in answer.response
+    try:
+        for _ in range(2):
+            answer = await engine.achat(QUESTION, chat_history=[])
+            reports.append(answer.metadata["memos"])
+            assert "Biscuit" in answer.response
+    finally:
+        get_dispatcher().event_handlers.remove(watch)
+    assert watch.totals["injections"] == 2
+    assert watch.totals["memory_tokens"] == sum(report["memory_tokens"] for report in reports)
     cube_id = next(cube.id for cube in ada.list() if cube.text == CAT)
     assert cube_id in reports[1]["placed"]
     assert reports[1]["placed"][cube_id] == "kv"

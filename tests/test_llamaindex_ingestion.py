@@ -96,14 +96,14 @@ def test_a_cache_tells_models_and_collections_apart(ada: Scope, store: MemosVect
     step = MemosKVPrecompute(store)
     assert step.to_dict() == {
         "class_name": "MemosKVPrecompute",
-        "collection_name": "ada///llama_index",
+        "collection": "ada///llama_index",
         "model_name": "memos-reader",
     }
     cache = IngestionCache()
     first = pipeline(store, cache=cache).run(documents=documents(CAT))
     again = pipeline(store, cache=cache).run(documents=documents(CAT))
     assert [node.node_id for node in first] == [node.node_id for node in again]
-    other = MemosVectorStore(ada, collection_name="other")
+    other = MemosVectorStore(ada, collection="other")
     assert MemosKVPrecompute(other).to_dict() != step.to_dict()
 
 

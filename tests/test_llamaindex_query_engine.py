@@ -177,7 +177,7 @@ def test_memory_of_the_synthesizer_serves_a_model_without(
 
 def test_what_does_not_fit_is_left_out_the_worst_first(index: VectorStoreIndex, llm: MemosLLM) -> None:
     nodes = index.as_retriever(similarity_top_k=3).retrieve(QUESTION)
-    report = told(MemosSynthesizer(llm, inject="kv", memory_budget=40).synthesize(QUESTION, nodes))
+    report = told(MemosSynthesizer(llm, inject="kv", memory_budget=30).synthesize(QUESTION, nodes))
     placed = [report["nodes"][node.node.node_id]["placed"] for node in nodes]
     assert placed[0] == "kv"
     assert placed[-1] == "left out"

@@ -247,6 +247,12 @@ def test_a_model_with_more_logits_than_tokens_never_leaves_its_vocabulary() -> N
     padded.close()
 
 
+def test_an_answer_to_which_no_end_is_known_may_be_cut_and_says_so(noise: HFEngine) -> None:
+    reply = answer(noise, held_to({"type": "array", "items": {"type": "integer"}, "minItems": 3000}))
+    assert reply.finish_reason == "length"
+    assert "may cut it" in reply.plan.notes[-1]
+
+
 # What is refused, before a token is made
 
 
@@ -259,6 +265,9 @@ def test_a_model_with_more_logits_than_tokens_never_leaves_its_vocabulary() -> N
         (held_to({"type": "string", "pattern": "a(?=b)"}), "look-around"),
         (held_to({"type": "object", "properties": {"a": {"type": "object"}}, "x": {1, 2}}), "written as JSON"),
         ({"type": "regex", "regex": "(a"}, "regex"),
+        (held_to({"$ref": "#"}), "too complex"),
+        (held_to({"type": "object", "properties": {f"p{number}": {} for number in range(3000)}}), "too complex"),
+        (held_to({"type": "integer", "minimum": 5, "maximum": 4}), "greater than"),
         ({"type": "regex"}, "response_format is"),
         ({"type": "json_schema"}, "JSON schema is an object"),
         ({"type": "json_schema", "json_schema": []}, "JSON schema is an object"),

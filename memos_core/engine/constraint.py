@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,12 @@ __all__ = ["Constraint", "Constraints"]
 KEPT_GRAMMARS = 64
 MAX_WAY = 2048
 """Longest way to a complete answer that is looked for, in tokens."""
+
+SHORT = 32
+"""A way of so many tokens or fewer is not worth another search."""
+
+MAX_SKIPPED = 8
+"""Tokens at the beginning of a known way without which it may go on to be one."""
 
 MAX_REFUSALS = 4
 """Tokens from which no way to the end is found, before the answer is closed instead."""
@@ -60,7 +65,7 @@ class Constraints:
         self._library = llguidance
         self._tokenizer = llguidance.LLTokenizer(source, n_vocab=vocabulary, eos_token=sorted(end_ids))
         self._end_ids = end_ids
-        self._closer = Closer(self._tokenizer)
+        self._closer = Closer(self._tokenizer, min(end_ids))
         self._compiled: OrderedDict[Grammar, tuple[Any, list[int] | None]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -81,11 +86,17 @@ class Constraints:
         with self._lock:
             if grammar not in self._compiled:
                 matcher = self._matcher(grammar)
-                self._compiled[grammar] = matcher, self._closer.search(matcher)
+                self._compiled[grammar] = matcher, self._way_through(matcher)
                 if len(self._compiled) > KEPT_GRAMMARS:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(grammar)
             return self._compiled[grammar]
+
+    def _way_through(self, matcher: Any) -> list[int] | None:
+        try:
+            return self._closer.shortest(matcher)
+        except UnsupportedOption as error:
+            raise InvalidInput(f"the answer cannot be held to this form: {error}") from error
 
     def _matcher(self, grammar: Grammar) -> Any:
         made = self._library.LLMatcher
@@ -96,8 +107,7 @@ class Constraints:
         }[grammar.kind]
         matcher = made(self._tokenizer, write(grammar.source), log_level=0)
         if matcher.is_error():
-            reason = matcher.get_error().partition("\n\n")[0].strip()
-            raise InvalidInput(f"the answer cannot be held to this form: {reason}")
+            raise InvalidInput(f"the answer cannot be held to this form: {complaint(matcher)}")
         return matcher
 
 
@@ -112,6 +122,7 @@ class Constraint:
 
     Attributes:
         complete: Whether the answer is whole and nothing may follow.
+        guarded: Whether a way to its end is known, so that ``max_tokens`` does not cut it.
         closed: Whether it was closed early, to stay within its tokens.
     """
 
@@ -120,9 +131,9 @@ class Constraint:
         self._path = path
         self._closer = closer
         self._end_ids = end_ids
-        self._end = min(end_ids)
         self.complete: bool = matcher.is_stopped()
         self.closed = False
+        self.guarded = path is not None
 
     def take(self, logits: torch.Tensor, pick: Callable[[torch.Tensor], int], room: int) -> list[int]:
         """Return the next tokens: one that ``pick`` chose among those allowed, and those that must follow it.
@@ -138,7 +149,7 @@ class Constraint:
             UnsupportedOption: The grammar outgrew the limits of llguidance on the way.
         """
         tokens = self._forced(room) or self._chosen(logits, pick, room)
-        return [*tokens, self._end] if self.complete else tokens
+        return [*tokens, min(self._end_ids)] if self.complete else tokens
 
     def _chosen(self, logits: torch.Tensor, pick: Callable[[torch.Tensor], int], room: int) -> list[int]:
         allowed = self._allowed(len(logits))
@@ -147,6 +158,8 @@ class Constraint:
             if token in self._end_ids:
                 return [token]
             way = self._go(token)
+            if way is not None and len(way) >= room:
+                way = self._closer.search(self._matcher) or way
             if self._path is None or (way is not None and len(way) < room):
                 self._arrive(way)
                 return [token, *self._forced(room - 1)]
@@ -173,6 +186,7 @@ class Constraint:
 
     def _arrive(self, way: list[int] | None) -> None:
         self._path = way
+        refuse_error(self._matcher)  # llguidance takes a matcher that failed for one that has ended
         self.complete = self._matcher.is_stopped()
 
     def _way(self, tokens: Sequence[int]) -> list[int] | None:
@@ -181,10 +195,8 @@ class Constraint:
             return None
         if self._path[: len(tokens)] == list(tokens):
             return self._path[len(tokens) :]
-        # Most tokens, such as one more word of a string, leave the known way as it was.
-        if self._matcher.validate_tokens([*self._path, self._end]) > len(self._path):
-            return self._path
-        return self._closer.search(self._matcher)
+        # Most tokens, such as one more word of a string, leave the known way as it was; the search begins with it.
+        return self._closer.search(self._matcher, self._path)
 
     def _close(self) -> list[int]:
         """Go the known way to the end."""
@@ -199,48 +211,85 @@ class Closer:
 
     Args:
         tokenizer: The tokenizer in llguidance's form.
+        end: A token that ends a turn.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, end: int) -> None:
+        self._tokenizer = tokenizer
+        self._end = end
         self._ids: dict[str, int] = {}
         for code in range(32, 127):
             ids = tokenizer.tokenize_bytes(bytes([code]))
             if len(ids) == 1:
                 self._ids[chr(code)] = ids[0]
-        self._in_string = self._order('"', ascii_letters + digits + " ", tokenizer.vocab_size)
-        self._outside = self._order('}],":', digits + ascii_letters, tokenizer.vocab_size)
+        others = set(self._ids) - {'"', *"}],:"}
+        self._in_string = self._order('"', sorted(others, key=lambda each: (not each.isalnum(), each.isdigit(), each)))
+        self._outside = self._order('}],":', sorted(others, key=lambda each: (not each.isdigit(), each)))
 
-    def _order(self, closing: str, plain: str, vocabulary: int) -> NDArray[np.float32]:
-        """Return the rank of each token: characters that close something, plain ones, other ones, all other tokens."""
-        ranks = np.full(vocabulary, 2000, dtype=np.float32)
-        for character, token in self._ids.items():
-            ranks[token] = 1000 + ord(character)
-        for number, character in enumerate(plain):
-            ranks[self._ids.get(character, 0)] = number
-        for number, character in enumerate(closing):
-            ranks[self._ids.get(character, 0)] = number - 100_000
-        return ranks
+    def _order(self, closing: str, others: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the tokens that close something, best first, and those of other characters."""
+        return [self._ids[each] for each in closing if each in self._ids], [self._ids[each] for each in others]
 
-    def search(self, matcher: Any) -> list[int] | None:
-        """Return tokens that complete the answer from where ``matcher`` stands, which stays there; None: none found."""
+    def shortest(self, matcher: Any) -> list[int] | None:
+        """Return a way to the end as ``search`` does, and where text must be long one of few, long tokens."""
+        ways = [self.search(matcher)]
+        if ways[0] is None or len(ways[0]) > SHORT:
+            ways.append(self.search(matcher, filling=self._long_tokens()))
+        return min((way for way in ways if way is not None), key=len, default=None)
+
+    def _long_tokens(self) -> list[int]:
+        """Return tokens of many lower-case letters, for some lengths one, the longest first."""
+        lengths: dict[int, int] = {}
+        for token in range(self._tokenizer.vocab_size):
+            text = self._tokenizer.decode_bytes([token])
+            if text.isalpha() and text.islower():
+                lengths.setdefault(len(text), token)
+        return [lengths[length] for length in sorted(lengths, reverse=True)]
+
+    def search(self, matcher: Any, known: Sequence[int] = (), filling: Sequence[int] = ()) -> list[int] | None:
+        """Return tokens that complete the answer from where ``matcher`` stands, which stays there; None: none found.
+
+        Args:
+            known: A way from where it stood before. What is new leads back to it as a rule; then the search is over.
+            filling: Tokens that go before single characters where text must go on.
+        """
         copy = matcher.deep_copy()
-        uses = np.zeros_like(self._outside)
+        uses: Counter[int] = Counter()
         path: list[int] = []
-        while len(path) <= MAX_WAY and not copy.is_error():
-            if copy.is_accepting():
-                return path
-            tokens = copy.compute_ff_tokens() or [self._best(allowed_tokens(copy), uses)]
+        while len(path) <= MAX_WAY:
+            refuse_error(copy)
+            rest = [] if copy.is_accepting() else self._joined(copy, known)
+            if rest is not None:
+                return path + rest
+            tokens = copy.compute_ff_tokens() or [self._best(copy, uses, filling)]
             copy.consume_tokens(tokens)
             path += tokens
         return None
 
-    def _best(self, allowed: NDArray[np.bool_], uses: NDArray[np.float32]) -> int:
-        # No word of JSON begins with an x: where one may stand, a string is open.
-        ranks = self._in_string if allowed[self._ids.get("x", 0)] else self._outside
-        scores = np.where(allowed[: len(ranks)], ranks + uses, np.inf)
-        token = int(scores.argmin())
-        uses[token] += 10_000 if ranks[token] >= 0 else 0  # so that no loop of a grammar is gone round for ever
+    def _joined(self, matcher: Any, known: Sequence[int]) -> list[int] | None:
+        """Return the part of ``known`` that completes the answer, with a few tokens of its beginning left out."""
+        for skipped in range(min(len(known), MAX_SKIPPED + 1)):
+            rest = list(known[skipped:])
+            if matcher.validate_tokens([*rest, self._end]) > len(rest):
+                return rest
+        return None
+
+    def _best(self, matcher: Any, uses: Counter[int], filling: Sequence[int]) -> int:
+        # No word of JSON begins with an x: where one may stand, a string is open. Asking for single tokens is much
+        # faster than computing all that are allowed.
+        closing, others = self._in_string if self._may(matcher, self._ids.get("x")) else self._outside
+        # The least used go first, so that no loop of a grammar is gone round for ever.
+        for token in (*closing, *filling, *sorted(others, key=lambda each: uses[each])):
+            if self._may(matcher, token):
+                uses[token] += 1
+                return token
+        allowed = np.flatnonzero(allowed_tokens(matcher))
+        token = min((int(each) for each in allowed), key=lambda each: uses[each], default=self._end)
+        uses[token] += 1
         return token
+
+    def _may(self, matcher: Any, token: int | None) -> bool:
+        return token is not None and bool(matcher.validate_tokens([token]))
 
 
 def allowed_tokens(matcher: Any) -> NDArray[np.bool_]:
@@ -250,6 +299,16 @@ def allowed_tokens(matcher: Any) -> NDArray[np.bool_]:
         UnsupportedOption: The grammar outgrew the limits of llguidance on the way.
     """
     packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    if matcher.is_error():
-        raise UnsupportedOption(f"the form of the answer is too complex: {matcher.get_error()}")
+    refuse_error(matcher)
     return np.unpackbits(packed, bitorder="little").view(np.bool_)
+
+
+def refuse_error(matcher: Any) -> None:
+    """Raise ``UnsupportedOption`` where ``matcher`` has failed, and not just ended."""
+    if matcher.is_error():
+        raise UnsupportedOption(f"the form is too complex: {complaint(matcher)}")
+
+
+def complaint(matcher: Any) -> str:
+    """Return the first sentence of what llguidance says is wrong; what follows is the state of its parser."""
+    return str(matcher.get_error()).partition("\n<state>")[0].partition("\n\n")[0].strip()

@@ -354,6 +354,8 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     if work.recipe is not None:
         served = ", ".join(chunk.cube_id for chunk in work.recipe.chunks)
         notes.append(f"{work.recipe.kept} further tokens from stored KV of single memories: {served}")
+    if work.constraint is not None and not work.constraint.guarded:
+        notes.append("no short way to a complete answer of this form was found, so max_tokens may cut it")
     if work.constraint is not None and work.constraint.closed:
         notes.append("the answer was closed early, to be whole within its tokens")
     if built is not None:

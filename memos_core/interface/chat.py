@@ -47,9 +47,9 @@ class ChatOptions(TypedDict, total=False):
             called; OpenAI's ``{"type": "function", "function": {"name": ...}}`` is understood too. A call that must be
             made is made by constrained decoding: its arguments keep to their schema.
         response_format: What the reply must look like, by constrained decoding: ``{"type": "json_object"}``, ``{"type":
-            "json_schema", "json_schema": {"schema": {...}}}`` or ``{"type": "regex", "regex": "..."}``. JSON is never
-            cut in the middle: where ``max_tokens`` comes near it is closed early, ``finish_reason`` is ``length`` and
-            the plan says so. Objects hold the properties that the schema names and no others, unless it allows others
+            "json_schema", "json_schema": {"schema": {...}}}`` or ``{"type": "regex", "regex": "..."}``. It is not cut
+            by ``max_tokens``: where these run out it is closed early, ``finish_reason`` is ``length`` and the plan says
+            so. Objects hold the properties that the schema names and no others, unless it allows others
             explicitly. With tools that may be called, the reply is such JSON or a call.
         memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one.
         adapter: Id of a parametric memory to apply. With ``inject="lora"`` the memories that it was made from leave
@@ -216,7 +216,29 @@ class ChatPipeline:
             budget = default_budget(engine.capabilities.context_window)
         asked = self.reader.parse(messages, now=self.governance.clock.now(), max_tokens=budget)
         hits = self.operator.search(principal, asked) if asked else []
-        return self.scheduler.plan(hits, inject=call.inject, budget_tokens=budget, count_tokens=engine.count_tokens)
+        return self.scheduler.plan(
+            hits,
+            inject=call.inject,
+            budget_tokens=budget,
+            count_tokens=engine.count_tokens,
+            pinned=self.operator.standing(principal, self.scheduler.working.pins(principal)),
+            now=self.governance.clock.now(),
+        )
+
+    def pin(self, principal: Principal, cube_id: str, *, pinned: bool = True) -> None:
+        """Put a memory into every prompt of this scope before all others, or let it go. Lasts while the vault is open.
+
+        Raises:
+            CubeNotFound: It is not visible here.
+            InvalidInput: Too many are pinned already.
+        """
+        working = self.scheduler.working
+        if not pinned:
+            working.unpin(principal, cube_id)
+            return
+        with self.operator.vault.read() as session:
+            found(session.cube(self.governance.visibility(principal), cube_id), cube_id)
+        working.pin(principal, cube_id)
 
     def call(self, query: str, **fields: Any) -> MemoryCall:
         """Return what a search for ``query`` asks, as the reader reads it; ``fields`` are the caller's conditions."""

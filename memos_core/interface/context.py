@@ -67,7 +67,15 @@ def build_context(
     hits = unsaid(found, said)[: call.k]
     said_by = dict.fromkeys(said, "the prompt") | {normalised(hit.text): hit.id for hit in hits}
     kept = [c for c in operator.standing(principal, keep) if said_by.get(normalised(c.text), c.id) == c.id]
-    plan = scheduler.plan(hits, inject="text", budget_tokens=call.max_tokens or 0, count_tokens=count_tokens, keep=kept)
+    plan = scheduler.plan(
+        hits,
+        inject="text",
+        budget_tokens=call.max_tokens or 0,
+        count_tokens=count_tokens,
+        keep=kept,
+        pinned=operator.standing(principal, scheduler.working.pins(principal)),
+        now=operator.governance.clock.now(),
+    )
     return written(plan, hits, count_tokens)
 
 

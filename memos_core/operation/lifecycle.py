@@ -24,7 +24,7 @@ from memos_core.records import Erasure, Outcome, Receipt, Turn, VersionRecord
 
 __all__ = ["MemLifecycle"]
 
-FLUSH_AFTER = 64
+FLUSH_AFTER = 512
 """Counters wait in memory for this many changes: reading a memory must not cost a disk write."""
 
 

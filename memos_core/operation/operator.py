@@ -32,6 +32,7 @@ from memos_core.item import decoded_value
 from memos_core.operation.item_writing import pieces_of
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.search import NEAR_DUPLICATE, MemSearch, SearchSettings
+from memos_core.operation.superseding import contradicted, reinstated, supersede
 from memos_core.operation.words import words
 from memos_core.principal import Principal
 from memos_core.records import Hit, MemoryCall, Outcome, Receipt, Turn
@@ -85,7 +86,8 @@ class MemOperator:
             receipts = [
                 self.commit(session, principal, draft, near) for draft, near in zip(drafts, nearest, strict=True)
             ]
-            added = [r.cube_id for r in receipts if r.outcome is Outcome.COMMITTED and r.cube_id]
+            new = (Outcome.COMMITTED, Outcome.SUPERSEDED)
+            added = [r.cube_id for r in receipts if r.outcome in new and r.cube_id]
             if added:
                 self.governance.audit(session, principal, "add", added)
         return receipts
@@ -158,7 +160,29 @@ class MemOperator:
         near = tuple(cube_id for cube_id in near if session.cube(self.governance.visibility(principal), cube_id))
         cube = with_links(draft.cube, [Link(target=other, relation=NEAR_DUPLICATE) for other in near])
         session.insert(cube, passages=draft.passages, dedup_key=draft.dedup_key, author=author_of(principal))
+        old = contradicted(session, self.governance, principal, cube) if self.settings.supersede else []
+        for other in old:
+            supersede(session, principal, other, cube)
+        if old:
+            named = ", ".join(other.id for other in old)
+            return Receipt(cube.id, cube.version, Outcome.SUPERSEDED, f"takes the place of {named}", near=near)
         return Receipt(cube.id, cube.version, Outcome.COMMITTED, near=near)
+
+    def reinstate(self, principal: Principal, cube_id: str) -> MemCube:
+        """Let a memory hold again that another one took the place of. The other one stays as it is.
+
+        Raises:
+            CubeNotFound: It is not visible here.
+            InvalidInput: It was not superseded.
+            CubeConflict: A live memory says the same by now.
+        """
+        with self.vault.write() as session:
+            old = found(session.cube(self.governance.visibility(principal), cube_id), cube_id)
+            cube = reinstated(old)
+            session.take_key(cube_id, dedup_key(cube))
+            session.set_header(cube, author=author_of(principal), reason="reinstated")
+            self.governance.audit(session, principal, "reinstate", [cube_id])
+        return cube
 
     def link(self, principal: Principal, source: str, target: str, relation: str) -> MemCube:
         """Add a named relation from one cube to another and return the changed cube.

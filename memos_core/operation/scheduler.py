@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from memos_core.cube import MemCube
 from memos_core.operation.policies import (
     Candidate,
-    GreedySelection,
+    Packing,
+    Policy,
     PreferencePolicy,
     ReusePreference,
     SelectionPolicy,
+    policy_named,
 )
+from memos_core.operation.working import WorkingMemory
 from memos_core.records import Hit, Inject, InjectionPlan, PlannedMemory
 from memos_core.render import NOTES_V1, excerpt, render_memory
 
-__all__ = ["MemScheduler", "canonical_order"]
+__all__ = ["MemScheduler", "SchedulerSettings", "canonical_order"]
 
 CountTokens = Callable[[str], int]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class SchedulerSettings(BaseModel):
+    """How memories are chosen, as data.
+
+    Attributes:
+        policy: ``hybrid``, ``semantic``, ``semantic_recency``, ``recency``, ``lru``, ``lfu``, ``fifo``, ``learned``, or
+            one that an installed package brings.
+        min_share: What is worth less than this share of the best is left out. 0 fills the budget.
+        kv_after: Injections after which ``inject="auto"`` keeps a memory as KV.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: str = "hybrid"
+    min_share: float = Field(default=0.25, ge=0, le=1)
+    kv_after: int = Field(default=2, ge=0)
 
 
 class MemScheduler:
@@ -27,11 +50,31 @@ class MemScheduler:
     The choice and the order do not depend on ``inject``: text and KV carry the same memories in the same places.
     Memories stand in the order in which they were said, then stored: the same set gives the same prefix in every
     turn, and what is new is more likely to come late.
+
+    Args:
+        settings: How to choose, as data: a policy by its name, and the share of the best worth that is enough.
+        policy: A policy of yours, instead of the one that the settings name.
+        selection: Chooses in another way altogether.
+        preference: Says how a memory should rather enter.
+        working: What is pinned; a fresh one by default.
+
+    Raises:
+        InvalidInput: The settings name a policy that there is not.
     """
 
-    def __init__(self, *, selection: SelectionPolicy | None = None, preference: PreferencePolicy | None = None) -> None:
-        self.selection = selection or GreedySelection()
-        self.preference = preference or ReusePreference()
+    def __init__(
+        self,
+        settings: SchedulerSettings | None = None,
+        *,
+        policy: Policy | None = None,
+        selection: SelectionPolicy | None = None,
+        preference: PreferencePolicy | None = None,
+        working: WorkingMemory | None = None,
+    ) -> None:
+        settings = settings or SchedulerSettings()
+        self.selection = selection or Packing(policy or policy_named(settings.policy), settings.min_share)
+        self.preference = preference or ReusePreference(settings.kv_after)
+        self.working = working or WorkingMemory()
 
     def plan(
         self,
@@ -41,16 +84,32 @@ class MemScheduler:
         budget_tokens: int,
         count_tokens: CountTokens,
         keep: Sequence[MemCube] = (),
+        pinned: Sequence[MemCube] = (),
+        now: datetime | None = None,
     ) -> InjectionPlan:
-        """Return the plan for what a search found, and for what is to stay of ``keep`` in the room that is left."""
+        """Return the plan for what a search found.
+
+        Args:
+            hits: What was found, best first.
+            inject: How memory is to enter.
+            budget_tokens: What all of it together may take.
+            count_tokens: Counts tokens of a text.
+            keep: What was recalled before; it stays in the room that is left.
+            pinned: What goes in before everything else.
+            now: What the policies reckon ages from; by default the newest moment that the memories know of.
+        """
         if inject == "off":
             return InjectionPlan(inject=inject, notes=("memory is off",))
         candidates = [candidate(hit, count_tokens) for hit in hits]
-        heading = count_tokens(NOTES_V1.heading) if candidates or keep else 0
+        heading = count_tokens(NOTES_V1.heading) if candidates or keep or pinned else 0
         room = max(0, budget_tokens - heading)
-        chosen = self.selection.select(candidates, room)
-        kept = staying(keep, chosen.candidates, room, count_tokens)
-        ordered = sorted((*chosen.candidates, *kept), key=lambda item: age(item.cube))
+        first = staying(pinned, (), room, count_tokens, why="pinned")
+        held = {item.cube.id for item in first}
+        candidates = [item for item in candidates if item.cube.id not in held]
+        left = room - sum(item.cost for item in first)
+        chosen = self.selection.select(candidates, left, now=now or newest(candidates))
+        kept = staying(keep, (*first, *chosen.candidates), room, count_tokens)
+        ordered = sorted((*first, *chosen.candidates, *kept), key=lambda item: age(item.cube))
         return InjectionPlan(
             inject=inject,
             memories=tuple(self.planned(item, inject) for item in ordered),
@@ -72,17 +131,26 @@ class MemScheduler:
         return PlannedMemory(item.cube, item.tokens, placement, f"{item.why}; {reason}", passage=item.passage)
 
 
+def newest(candidates: Sequence[Candidate]) -> datetime:
+    moments = [item.cube.header.behaviour.last_used or item.cube.at or item.cube.created for item in candidates]
+    return max(moments, default=EPOCH)
+
+
 def staying(
-    keep: Sequence[MemCube], chosen: Sequence[Candidate], room: int, count_tokens: CountTokens
+    keep: Sequence[MemCube],
+    chosen: Sequence[Candidate],
+    room: int,
+    count_tokens: CountTokens,
+    why: str = "recalled earlier in this conversation",
 ) -> list[Candidate]:
     """Return what stays of ``keep``, in the order given, in the room that the chosen ones leave."""
-    left = room - sum(item.tokens for item in chosen)
+    left = room - sum(item.cost for item in chosen)
     held = {item.cube.id for item in chosen}
     kept = []
     for cube in keep:
         tokens = line_tokens(cube, count_tokens)
         if cube.id not in held and tokens <= left:
-            kept.append(Candidate(cube, tokens, 0.0, "recalled earlier in this conversation"))
+            kept.append(Candidate(cube, tokens, 0.0, why))
             left -= tokens
     return kept
 

@@ -23,7 +23,7 @@ __all__ = ["NEAR_DUPLICATE", "Look", "MemSearch", "SearchSettings"]
 NEAR_DUPLICATE = "near_duplicate"
 """The relation from a memory to an older one that says nearly the same."""
 
-SPARE = 4
+SPARE = 2
 """Candidates that are looked at beyond those asked for, to take the place of near-duplicates."""
 
 
@@ -34,6 +34,8 @@ class SearchSettings(BaseModel):
         factors: By how much to multiply the weight of a signal, by its name; 0 takes it out.
         depth: Passages that an approximate index proposes, at least.
         near_duplicate: Similarity from which two memories are linked as saying nearly the same.
+        supersede: Whether a short statement of what has one value ("My cat is called Rex.") takes the place of an older
+            one with another value, which then holds until the new one was said; see ``Scope.reinstate``.
         diverse: Whether near-duplicates of what is in the list already come after everything else.
     """
 
@@ -42,6 +44,7 @@ class SearchSettings(BaseModel):
     factors: Mapping[str, float] = Field(default_factory=dict)
     depth: int = Field(default=200, gt=0)
     near_duplicate: float = Field(default=0.97, gt=0, le=1)
+    supersede: bool = False
     diverse: bool = True
 
 
@@ -118,7 +121,7 @@ class MemSearch:
                 break
             row_of = {one.cube_id: one.row for one in part}
             with self.vault.read() as session:
-                cubes = session.cubes(look.conditions, list(row_of))
+                cubes = session.cubes_since(look.conditions, list(row_of), look.survey.revision)
             hits += [hit_of(cube, row_of[cube.id], look, ranking) for cube in cubes]
         return hits
 
@@ -153,15 +156,20 @@ def diverse(hits: Sequence[Hit], k: int) -> list[Hit]:
     """Return ``k`` hits, those that only repeat an earlier one after all others."""
     fresh: list[Hit] = []
     repeats: list[Hit] = []
+    said: set[tuple[str | None, str]] = set()
+    held: set[str] = set()
+    echoed: set[str] = set()
     for hit in hits:
-        (repeats if any(repeats_hit(hit.cube, other.cube) for other in fresh) else fresh).append(hit)
+        saying, alike = (hit.cube.speaker, normalised(hit.text)), near_duplicates(hit.cube)
+        if saying in said or hit.id in echoed or not held.isdisjoint(alike):
+            repeats.append(hit)
+            continue
+        fresh.append(hit)
+        said.add(saying)
+        held.add(hit.id)
+        echoed.update(alike)
     return [*fresh, *repeats][:k]
 
 
-def repeats_hit(cube: MemCube, other: MemCube) -> bool:
-    linked = any(near_to(one, two.id) for one, two in ((cube, other), (other, cube)))
-    return linked or (cube.speaker == other.speaker and normalised(cube.text) == normalised(other.text))
-
-
-def near_to(cube: MemCube, other: str) -> bool:
-    return any(link.target == other and link.relation == NEAR_DUPLICATE for link in cube.header.descriptive.links)
+def near_duplicates(cube: MemCube) -> list[str]:
+    return [link.target for link in cube.header.descriptive.links if link.relation == NEAR_DUPLICATE]

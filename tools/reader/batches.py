@@ -26,9 +26,9 @@ STAGES = (
     Mix(4, rivals=0.8, plain=1.0),
     Mix(8, rivals=0.7, plain=0.8, absent=0.05, wrapped=0.0),
     Mix(8, chatter=0.2, rivals=0.4, two_hop=0.2, absent=0.1, update=0.04, wrapped=0.1, plain=0.3),
-    Mix(12, chatter=0.4, rivals=0.3, two_hop=0.3, absent=0.13, update=0.05, wrapped=0.25, plain=0.15),
-    Mix(24, chatter=0.4, rivals=0.3, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3, plain=0.1),
-    Mix(40, chatter=0.4, rivals=0.3, two_hop=0.35, absent=0.13, update=0.06, wrapped=0.3, plain=0.1),
+    Mix(12, chatter=0.4, rivals=0.3, two_hop=0.6, absent=0.15, update=0.08, wrapped=0.25, plain=0.1),
+    Mix(24, chatter=0.4, rivals=0.2, two_hop=0.6, absent=0.15, update=0.08, wrapped=0.3, plain=0.06),
+    Mix(40, chatter=0.4, rivals=0.2, two_hop=0.6, absent=0.15, update=0.08, wrapped=0.3, plain=0.06),
 )
 
 
@@ -126,7 +126,7 @@ class Encoder:
         for number, (question, answer, kind) in enumerate(context.questions, 1):
             asked = self._ids(f"<|user|> {question}<|end|><|assistant|>")
             said = self._ids(f" {answer}<|end|>")
-            if kind == "direct":
+            if kind in {"direct", "two-hop"}:
                 notes.supervise(row, question, asked, said[:-1])
             count = len(asked) + len(said) - (1 if shared else 0)
             row.ids += (asked + said)[:count]
@@ -244,16 +244,15 @@ class BatchMaker:
         self.vocabulary = vocabulary
         self.budget = budget
 
-    def _context(self, rng: Random, stage: int, questions: int, repeat: bool) -> Context:
-        """Draws a context of a stage; now and then one without notes or with a caller's system text."""
-        mix = STAGES[stage]
+    def _context(self, rng: Random, mix: Mix, questions: int, repeat: bool, bare: float) -> Context:
+        """Draws a context; a share of ``bare`` pairs, now and then one without notes or with a caller's system text."""
         mix = replace(mix, facts=max(1, mix.facts + rng.randint(-(mix.facts // 3), mix.facts // 4)))
-        if rng.random() < (0.3 if stage == 0 else 0.06):
+        if rng.random() < bare:
             return self.maker.pairs(rng, mix.facts + mix.facts // 2, questions)
         if rng.random() < mix.plain:
             return self.maker.plain(rng, mix, questions)
         context = self.maker.make(rng, mix, questions, repeat)
-        if stage and rng.random() < 0.03:
+        if mix.chatter and rng.random() < 0.03:
             asked = [(question, UNKNOWN, "absent") for question, _answer, _kind in context.questions[:4]]
             context = Context([], asked)
         if rng.random() < 0.12:
@@ -263,13 +262,16 @@ class BatchMaker:
     def chats(self, rng: Random, stage: int) -> Batch:
         """Draws a batch of contexts of one stage."""
         shared = rng.random() < 0.8
-        facts = STAGES[stage].facts
+        mix = STAGES[stage]
+        if stage > 1 and rng.random() < 0.5:  # so that short contexts stay as familiar as long ones
+            mix = replace(mix, facts=rng.randint(3, mix.facts))
+        facts = mix.facts
         questions = max(6, facts) if shared else min(6, max(2, facts))
         width = 45 + facts * 31 + questions * 16
         count = max(1, round(self.budget / width))
         pool = []
         for _ in range(count * 2):
-            context = self._context(rng, stage, questions, shared)
+            context = self._context(rng, mix, questions, shared, bare=0.3 if stage == 0 else 0.05)
             stretch = rng.randint(50, 5000) if stage > 1 and rng.random() < 0.15 else 0
             pool.append(self.encoder.row(context, shared, rng, stretch))
         pool.sort(key=lambda row: len(row.ids))

@@ -24,10 +24,11 @@ nothing about the world, and is not to be used for anything but showing and test
 - Chat template: each message is `<|role|> text<|end|>`, so every segment begins and ends with a special token.
 - Context: positions up to 8,192; trained with note blocks of up to some 30 facts and with positions stretched
   to 5,000.
-- Made from scratch by {runs} runs of `tools/train_reader.py`, each going on from the one before (docs/log.md has the
-  commands): {steps:,} steps, {tokens:,} tokens, {minutes:.0f} minutes of one to two CPU threads, seed {seed}. Data:
+- Made from scratch by `tools/train_reader.py` in {runs} (docs/log.md has the commands): {steps:,} steps,
+  {tokens:,} tokens, {minutes:.0f} minutes, much of it on a shared CPU core, seed {seed}. Data:
   generated notes about invented people, places, projects, appointments and preferences, with small talk, two-hop
-  references and questions that the notes do not answer.
+  references and questions that the notes do not answer. Two attention heads were shown where to look: from a value to
+  the name that it is about, and from an answer to the place that it copies.
 
 ## Measured
 
@@ -46,12 +47,9 @@ tells them apart.
 
 ## Limits
 
-It hardly tells subjects apart: where several people have a fact of the same kind (rivals), it answers with one of them,
-little better than at random.
-
 It follows phrasings like those it was trained on and often fails on others. It copies: an answer is a span of a
-note. It says "I do not know" where it
-finds nothing, and is wrong about that at the rate shown above.
+note. It is wrong at the rates shown above, most often where a question needs two notes or where the notes do not hold
+the answer: then it ought to say "I do not know".
 """
 
 
@@ -72,7 +70,7 @@ def write_card(folder: Path, evaluation: dict, trainings: list[dict]) -> None:
         width=config["hidden_size"],
         heads=config["num_attention_heads"],
         vocabulary=config["vocab_size"],
-        runs=len(done),
+        runs="one run" if len(done) == 1 else f"{len(done)} runs, each going on from the one before",
         steps=sum(progress["step"] for progress in done),
         tokens=sum(progress["tokens"] for progress in done),
         minutes=sum(progress["seconds"] for progress in done) / 60,

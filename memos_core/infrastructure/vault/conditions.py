@@ -26,6 +26,7 @@ __all__ = [
     "of_collection",
     "standing",
     "superseded",
+    "usable",
     "visible",
     "within_reach",
 ]
@@ -95,6 +96,24 @@ def live(now: datetime, cubes: Any = schema.cubes) -> Condition:
     """Return the condition that a cube is active and has not expired."""
     unexpired = or_(cubes.c.expires_at.is_(None), cubes.c.expires_at > micros(now))
     return and_(cubes.c.state == State.ACTIVE, unexpired)
+
+
+def usable(visibility: Visibility, kind: MemoryType, fingerprint: str, now: datetime) -> tuple[Condition, ...]:
+    """Return what holds of derived cubes of a kind, made under ``fingerprint``, that may be used.
+
+    One may be used while it is live and visible and each of its sources is live, visible and still at the version
+    that it was made from.
+    """
+    source, made = schema.cubes.alias("source"), schema.lineage.c
+    stands = exists().where(
+        source.c.id == made.source_id,
+        source.c.version == made.source_version,
+        live(now, source),
+        within_reach(visibility, source),
+    )
+    fallen = exists().where(made.cube_id == schema.cubes.c.id, not_(stands))
+    own = schema.cubes.c.type == str(kind), schema.cubes.c.fingerprint == fingerprint
+    return visible(visibility), live(now), *own, not_(fallen)
 
 
 def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:

@@ -8,28 +8,34 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, func, or_, select
 
 from memos_core.cube import ActivationPayload, MemCube, MemoryType, State
 from memos_core.ids import is_ulid
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import (
+    CHUNK,
     chunks,
     from_micros,
     live,
     matching,
     micros,
     of_collection,
+    usable,
     visible,
-    within_reach,
 )
-from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current
+from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current, payload_of
 from memos_core.infrastructure.vault.values import Namespace, SearchFilter, Visibility, WordMatch
 from memos_core.records import VersionRecord
 
 __all__ = ["ReadSession"]
 
 Condition = ColumnElement[bool]
+
+
+BY_ID = current().where(schema.cubes.c.id.in_(bindparam("ids", expanding=True)))
+NAMESPACE = select(schema.namespaces).where(schema.namespaces.c.name == bindparam("name"))
+"""Built once: every search asks them, and building takes longer than asking."""
 
 
 class ReadSession:
@@ -78,7 +84,7 @@ class ReadSession:
         return 0 if row is None else int(row.bytes_used)
 
     def _namespace_row(self, name: str) -> Row[Any] | None:
-        return self.connection.execute(select(schema.namespaces).where(schema.namespaces.c.name == name)).first()
+        return self.connection.execute(NAMESPACE, {"name": name}).first()
 
     # Cubes
 
@@ -111,6 +117,17 @@ class ReadSession:
             rows = self.connection.execute(current().where(schema.cubes.c.id.in_(part), condition))
             found.update((row.id, cube_of(row, self.now)) for row in rows)
         return [found[cube_id] for cube_id in dict.fromkeys(cube_ids) if cube_id in found]
+
+    def cubes_since(self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int) -> list[MemCube]:
+        """Return what ``cubes`` does, of cubes that passed when the namespace was at ``revision``.
+
+        If nothing has changed since, they still pass, and the ledger need not be asked for the reasons again.
+        """
+        if self.newest_change(wanted.visibility.namespace) != revision or len(cube_ids) > CHUNK:
+            return self.cubes(wanted, cube_ids)
+        rows = self.connection.execute(BY_ID, {"ids": list(cube_ids)})
+        found = {row.id: cube_of(row, self.now) for row in rows}
+        return [found[cube_id] for cube_id in cube_ids if cube_id in found]
 
     def listing(
         self,
@@ -229,35 +246,18 @@ class ReadSession:
     def activations(
         self, visibility: Visibility, fingerprint: str, now: datetime
     ) -> list[tuple[str, ActivationPayload]]:
-        """Return the KV caches made under ``fingerprint`` that may be used; see ``_usable``."""
-        cubes = self._usable(visibility, MemoryType.ACTIVATION, fingerprint, now)
-        return [(cube.id, cube.payload) for cube in cubes if isinstance(cube.payload, ActivationPayload)]
+        """Return the KV caches made under ``fingerprint`` that may be used; see ``usable``."""
+        c, v = schema.cubes, schema.versions
+        # Payloads alone: every request asks for all of them, and a header costs ten times as much to read.
+        query: Select[Any] = select(c.c.id, v.c.payload, v.c.digest).join_from(
+            c, v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version)
+        )
+        query = query.where(*usable(visibility, MemoryType.ACTIVATION, fingerprint, now)).order_by(c.c.id)
+        return [(row.id, payload_of(row, ActivationPayload)) for row in self.connection.execute(query)]
 
     def adapters(self, visibility: Visibility, fingerprint: str, now: datetime) -> list[MemCube]:
-        """Return the adapters made for the model of ``fingerprint`` that may be used; see ``_usable``."""
-        return self._usable(visibility, MemoryType.PARAMETRIC, fingerprint, now)
-
-    def _usable(self, visibility: Visibility, kind: MemoryType, fingerprint: str, now: datetime) -> list[MemCube]:
-        """Return the derived cubes of a kind that may be used, in the order of their ids.
-
-        One may be used while it is live and visible and each of its sources is live, visible and still at the version
-        that it was made from.
-        """
-        source = schema.cubes.alias("source")
-        stands = exists().where(
-            source.c.id == schema.lineage.c.source_id,
-            source.c.version == schema.lineage.c.source_version,
-            live(now, source),
-            within_reach(visibility, source),
-        )
-        fallen = exists().where(schema.lineage.c.cube_id == schema.cubes.c.id, not_(stands))
-        query = current().where(
-            visible(visibility),
-            live(now),
-            schema.cubes.c.type == str(kind),
-            schema.cubes.c.fingerprint == fingerprint,
-            not_(fallen),
-        )
+        """Return the adapters made for the model of ``fingerprint`` that may be used; see ``usable``."""
+        query = current().where(*usable(visibility, MemoryType.PARAMETRIC, fingerprint, now))
         return [cube_of(row, now) for row in self.connection.execute(query.order_by(schema.cubes.c.id))]
 
     # Words

@@ -7,10 +7,10 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Row, Select, and_, select
 
 from memos_core.cube import (
@@ -40,6 +40,7 @@ __all__ = [
     "encode_vector",
     "encoded_path",
     "headers",
+    "payload_of",
     "size_of",
     "terms_crc",
     "version_row",
@@ -47,6 +48,9 @@ __all__ = [
 
 SEPARATOR = "\x1f"
 """Ends a segment of an item's path. No segment holds it."""
+
+
+P = TypeVar("P", bound=BaseModel)
 
 
 def current() -> Select[Any]:
@@ -81,6 +85,19 @@ def cube_of(row: Row[Any], now: datetime) -> MemCube:
     lapsed = row.state == State.ACTIVE and row.expires_at is not None and cut is not None and row.expires_at <= cut
     state = State.EXPIRED if lapsed else row.state
     return assembled(row.id, row.version, state, header=row.header, payload=row.payload, behaviour=behaviour)
+
+
+def payload_of(row: Row[Any], kind: type[P]) -> P:
+    """Return the payload of a row with ``id``, ``payload`` and ``digest``, without the rest of its cube.
+
+    Raises:
+        VaultDamaged: It is not what was written.
+    """
+    check(row.payload, row.digest, f"cube {row.id}: payload")
+    try:
+        return kind.model_validate_json(row.payload)
+    except ValidationError as error:
+        raise VaultDamaged([f"cube {row.id}: {error}"]) from error
 
 
 def assembled(cube_id: str, version: int, state: str, *, header: str, payload: str, behaviour: Behaviour) -> MemCube:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from memos_core.cube import MemoryType
 from memos_core.embedding.base import Vector
@@ -28,6 +28,9 @@ Mask = NDArray[np.bool_]
 
 WORD_DEPTH = 1000
 """Passages found by words whose similarity is looked up where an approximate index did not propose them."""
+
+
+NAMESPACE = select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Survey:
         similarity: Cosine similarity to the question's vector; NaN where there is none or it was not compared.
         cube_ids: Id of each cube, by the number in ``rows["cube"]``.
         speakers: Name of each speaker, by the number in ``rows["speaker"]``; 0 is nobody.
+        revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed.
     """
 
     rows: Rows
@@ -64,6 +68,7 @@ class Survey:
     similarity: Vector
     cube_ids: Sequence[str] = ()
     speakers: Sequence[str] = ("",)
+    revision: int = -1
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,12 +87,12 @@ def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collectio
     """Return the survey for one question; see ``MemVault.survey``."""
     with vault.ledger.read() as connection:
         row = None if wording.vector is None else vault._collection(connection, collection)
-        found, namespace_id = look(vault, connection, wanted, wording, collection)
+        found, namespace_id, passages = look(vault, connection, wanted, wording, collection)
         if row is None or wording.vector is None or not len(found):
             return found
         place = Place(row.id, namespace_id, row.dimension)
         query = searching.unit(wording.vector, row.dimension)
-        index = vault._index(connection, place)
+        index = vault._index(connection, place, passages=passages)
         if index is vault.exact:
             return replace(found, similarity=aligned(found.rows, *vault.exact.similarities(connection, place, query)))
     index.prepare()  # may write, so the view of the ledger is taken after it
@@ -97,17 +102,14 @@ def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collectio
 
 def look(
     vault: MemVault, connection: Connection, wanted: SearchFilter, wording: Wording, collection: str
-) -> tuple[Survey, int]:
-    """Return the survey without similarities, and the id of the namespace."""
-    matching(wanted)  # a wrong filter is wrong in an empty namespace too
-    n = schema.namespaces
-    namespace_id = connection.scalar(select(n.c.id).where(n.c.name == wanted.visibility.namespace))
+) -> tuple[Survey, int, int]:
+    """Return the survey without similarities, the id of the namespace, and how many passages that holds."""
+    if wanted.filters:
+        matching(wanted)  # a wrong filter is wrong in an empty namespace too
+    namespace_id = connection.scalar(NAMESPACE, {"name": wanted.visibility.namespace})
     words, cues = wording.words, wording.cues or {}
     if namespace_id is None or MemoryType.PLAINTEXT not in wanted.types:
-        nothing = np.zeros(0, np.float32)
-        return Survey(
-            np.zeros(0, ROW), np.zeros((len(words), 0), np.float32), dict.fromkeys(cues, nothing > 0), nothing
-        ), 0
+        return empty(words, cues), 0, 0
     with vault.catalogue.lock:
         shelf = vault.catalogue.current(connection, namespace_id, collection)
         seen = shelf.order[admitted(connection, shelf, wanted)[shelf.order]]
@@ -115,7 +117,11 @@ def look(
         held = {name: shelf.holding(of)[seen] for name, of in cues.items()}
         rows = shelf.view()[seen]
         unknown = np.full(len(rows), np.nan, np.float32)
-        return Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers), namespace_id
+        return (
+            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision),
+            namespace_id,
+            shelf.size,
+        )
 
 
 def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]]) -> Survey:

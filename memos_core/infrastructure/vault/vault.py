@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select
 
 from memos_core.clock import Clock, SystemClock
 from memos_core.embedding.base import Embedder, Vector
@@ -34,6 +34,8 @@ from memos_core.infrastructure.vault.writing import WriteSession
 __all__ = ["MemVault"]
 
 IndexChoice = Literal["auto", "exact", "chroma"]
+
+COLLECTION = select(schema.collections).where(schema.collections.c.name == bindparam("name"))
 
 EXACT_UP_TO = 50_000
 """Vectors of a namespace that are searched exactly under ``index="auto"``."""
@@ -223,14 +225,15 @@ class MemVault:
             return searching.similarities(connection, place, passage_ids, searching.unit(vector, row.dimension))
 
     def _collection(self, connection: Connection, name: str, embedder: str | None = None) -> Row[Any] | None:
-        row = connection.execute(select(schema.collections).where(schema.collections.c.name == name)).first()
+        row = connection.execute(COLLECTION, {"name": name}).first()
         offered = embedder or (self.embedder.name if self.embedder else None)
         if row is not None and offered is not None and row.embedder != offered:
             raise EmbedderMismatch(name, stored=row.embedder, offered=offered)
         return row
 
-    def _index(self, connection: Connection, place: Place) -> VectorIndex:
-        if self.index_choice == "exact" or (self.index_choice == "auto" and not chroma_installed()):
+    def _index(self, connection: Connection, place: Place, *, passages: int | None = None) -> VectorIndex:
+        few = passages is not None and passages <= EXACT_UP_TO  # then there are no more vectors, and nothing to ask
+        if self.index_choice == "exact" or (self.index_choice == "auto" and (few or not chroma_installed())):
             return self.exact
         large = self.index_choice == "chroma" or searching.exceeds(connection, place, EXACT_UP_TO)
         return self.chroma if large else self.exact

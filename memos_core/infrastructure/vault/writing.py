@@ -206,6 +206,19 @@ class WriteSession(ReadSession):
         self._audit(namespace_id, author, "set_header", [cube.id], {"reason": reason})
         self._changed(namespace_id)
 
+    def give_up_key(self, cube_id: str) -> None:
+        """Let another cube hold the duplicate key of this one."""
+        self.connection.execute(update(schema.cubes).where(schema.cubes.c.id == cube_id).values(dedup_key=None))
+
+    def take_key(self, cube_id: str, dedup_key: str) -> None:
+        """Let a cube hold a duplicate key.
+
+        Raises:
+            CubeConflict: Another live one holds it.
+        """
+        namespace_id = self.connection.scalar(select(schema.cubes.c.namespace_id).where(schema.cubes.c.id == cube_id))
+        self._update_row(cube_id, int(namespace_id or -1), {"dedup_key": dedup_key}, dedup_key)
+
     def erase(self, visibility: Visibility, cube_ids: Sequence[str], *, texts: bool = True) -> ErasedRows:
         """Delete visible cubes and everything made from them, with every row that tells of them.
 

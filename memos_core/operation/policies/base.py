@@ -1,15 +1,17 @@
-"""The two decisions that a scheduler delegates: which memories, and each rather how."""
+"""What a scheduler delegates: how much each memory is worth, which of them fit, and each rather how."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
 
-from memos_core.cube import MemCube
+from memos_core.cube import MemCube, MemoryType
 from memos_core.records import Inject, Placement
 
-__all__ = ["Candidate", "Chosen", "PreferencePolicy", "SelectionPolicy"]
+__all__ = ["Candidate", "Chosen", "Policy", "PreferencePolicy", "SelectionPolicy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,11 @@ class Candidate:
     why: str
     passage: tuple[int, int] | None = None
 
+    @property
+    def cost(self) -> int:
+        """What it takes of the budget: its tokens as text, nothing where it is tensors already."""
+        return self.tokens if self.cube.type is MemoryType.PLAINTEXT else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -44,11 +51,23 @@ class Chosen:
     left_out: dict[str, str]
 
 
+class Policy(ABC):
+    """Says what memories are worth. One method; a policy of yours is named in the entry points ``memos.policies``."""
+
+    name: ClassVar[str]
+    additive: ClassVar[bool] = False
+    """Whether two memories are worth the sum of what each is worth, as chances are and scores are not."""
+
+    @abstractmethod
+    def values(self, candidates: Sequence[Candidate], now: datetime) -> list[float]:
+        """Return what each candidate is worth, in their order, none below 0; they are given best score first."""
+
+
 class SelectionPolicy(ABC):
     """Chooses memories under a token budget."""
 
     @abstractmethod
-    def select(self, candidates: Sequence[Candidate], budget_tokens: int) -> Chosen:
+    def select(self, candidates: Sequence[Candidate], budget_tokens: int, *, now: datetime) -> Chosen:
         """Return what to inject, of ``candidates`` given best first; together at most ``budget_tokens``."""
 
 

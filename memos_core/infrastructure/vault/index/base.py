@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from memos_core.embedding.base import Vector, Vectors
 from memos_core.errors import VaultDamaged
@@ -33,6 +33,12 @@ class Place:
     collection_id: int
     namespace_id: int
     dimension: int
+
+
+STATE = select(schema.namespaces.c.revision, schema.namespaces.c.removals).where(
+    schema.namespaces.c.id == bindparam("namespace_id")
+)
+"""How often a namespace has changed. What every search asks is built once: building takes longer than asking."""
 
 
 class VectorIndex(ABC):

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row, and_, case, func, select
 from memos_core.cube import MemoryType, State
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks, superseded
+from memos_core.infrastructure.vault.index.base import STATE
 
 __all__ = ["ROW", "Catalogue", "CatalogueShelf", "Counts", "Rows"]
 
@@ -126,8 +127,7 @@ class Catalogue:
 
     def current(self, connection: Connection, namespace_id: int, collection: str) -> CatalogueShelf:
         """Return the catalogue of a namespace as the transaction of ``connection`` sees it. Needs ``lock``."""
-        n = schema.namespaces
-        state = connection.execute(select(n.c.revision, n.c.removals).where(n.c.id == namespace_id)).one()
+        state = connection.execute(STATE, {"namespace_id": namespace_id}).one()
         key = (namespace_id, collection)
         shelf = self._shelves.pop(key, None)
         # An older state than the shelf's: this transaction began before another one's commit.

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, select
 
 from memos_core.embedding.base import Vector, Vectors
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.index.base import Candidates, Ids, Place, VectorIndex, rows_to_arrays
+from memos_core.infrastructure.vault.index.base import STATE, Candidates, Ids, Place, VectorIndex, rows_to_arrays
 
 __all__ = ["ExactIndex"]
 
@@ -73,8 +73,7 @@ class ExactIndex(VectorIndex):
             self._shelves.clear()
 
     def _current(self, connection: Connection, place: Place) -> Shelf:
-        n = schema.namespaces
-        state = connection.execute(select(n.c.revision, n.c.removals).where(n.c.id == place.namespace_id)).one()
+        state = connection.execute(STATE, {"namespace_id": place.namespace_id}).one()
         shelf = self._shelves.pop(place, None) or empty(place)
         if shelf.revision < state.revision:
             if shelf.removals != state.removals:
