@@ -7,7 +7,7 @@ Each step takes lessons of three kinds, and sums their losses:
 - *quiet*: a question to other memories that are not in the context, likewise, where the adapter is also to add as
   little as it can to what flows through the model, so that adapters can be summed.
 
-Peers, other adapters of the scope, act beside it on a part of the lessons.
+Peers, other adapters of the scope, act beside it on a part of the own lessons.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Distiller:
         dtype = self.model.dtype
         student = Adapter("training", {n: Factors(*(t.to(dtype) for t in pair)) for n, pair in self.factors.items()})
         plan = LoRAPlan([[Use(student), *(Use(each) for each in beside)]])
-        masks = [batch.tail, *(self._some(batch.tail) for _ in beside)]
+        masks = [batch.tail, *(self._some(batch.tail, quiet_from) for _ in beside)]
         added = Added(batch.tail[quiet_from:] if watch else batch.tail[:0])
         stack.enter_context(hooked(self.model, plan))
         with plan.masked(masks, added.look if len(added.mask) else None):
@@ -190,9 +190,13 @@ class Distiller:
         means = [part.mean() for part in torch.split(losses, [len(each.answer) for each in lessons])]
         return torch.stack(means), added.mean(losses)
 
-    def _some(self, tail: torch.Tensor) -> torch.Tensor:
-        """Return ``tail`` for half of the sequences, and nothing for the others."""
-        kept = [self.random.random() < 0.5 for _ in range(len(tail))]
+    def _some(self, tail: torch.Tensor, own: int) -> torch.Tensor:
+        """Return ``tail`` for about half of the first ``own`` sequences, and nothing for the others.
+
+        Never for foreign ones: beside a peer that knows the answer, what the model says by itself would be learned as
+        the right one, and the peer silenced.
+        """
+        kept = [row < own and self.random.random() < 0.5 for row in range(len(tail))]
         return tail * torch.tensor(kept, device=tail.device)[:, None]
 
     def train(

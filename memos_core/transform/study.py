@@ -17,7 +17,7 @@ from pathlib import Path
 
 from memos_core.cube import MemCube
 
-__all__ = ["Question", "Study", "StudyTemplates", "bundled_templates", "study"]
+__all__ = ["Question", "Study", "StudyTemplates", "bundled_templates", "parse_templates", "study"]
 
 PATH = Path(__file__).resolve().parents[1] / "data" / "study.json"
 DAYS = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
