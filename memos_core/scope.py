@@ -317,7 +317,8 @@ class Scope(BoundScope):
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
-        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories. ``to="parametric"``
+        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories, under an adapter
+        that acts on every token if one is named (alone: with the memories that it was made from). ``to="parametric"``
         distils them into a LoRA adapter and examines it. ``to="plaintext"`` reads a KV cache back, or asks an adapter
         what it knows. What did not pass its gates is not stored.
         ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
@@ -339,7 +340,7 @@ class Scope(BoundScope):
         self,
         cube_ids: Sequence[str],
         *,
-        to: Literal["activation", "parametric"],
+        to: Literal["activation", "parametric", "plaintext"],
         progress: Callable[[int, int], None] | None = None,
     ) -> builtins.list[MemCube]:
         """``transform`` for each memory alone; ``progress`` counts memories. What is done when one fails stays done."""

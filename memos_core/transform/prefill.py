@@ -27,8 +27,9 @@ class Prefill(Pathway):
 
 def proposal_of(built: BuiltActivation, sources: tuple[tuple[str, int], ...], meter: Meter) -> Proposal:
     """Return KV that an engine built, here or within a request, as a proposal."""
+    begins = MemoryType.PARAMETRIC if built.adapter_cube_ids else MemoryType.PLAINTEXT
     return Proposal(
-        pathway=f"{MemoryType.PLAINTEXT}->{MemoryType.ACTIVATION}",
+        pathway=f"{begins}->{MemoryType.ACTIVATION}",
         sources=sources,
         product=built,
         parameters=dict(built.parameters),
