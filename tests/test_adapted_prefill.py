@@ -73,6 +73,7 @@ def test_its_lineage_names_the_adapter_and_the_memories(ada: Scope, ids: list[st
     lineage = ada.transform(lora.id, to="activation").header.descriptive.lineage
     assert lineage.pathway == "parametric->activation"
     assert lineage.sources == ((lora.id, 1), (ids[0], 1), (ids[1], 1))
+    assert (lineage.parameters["adapters"], lineage.parameters["memories"]) == ([lora.id], ids[:2])
     tree = ada.lineage(ids[0])
     assert {each.pathway for each in tree.derived} == {"plaintext->parametric", "parametric->activation"}
 

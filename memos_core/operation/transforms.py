@@ -173,9 +173,7 @@ class MemTransform:
         )
         return replace(material, foreign=foreign, peers=peers)
 
-    def of_form(
-        self, principal: Principal, engine: Engine, cube: MemCube, beside: Sequence[MemCube] = ()
-    ) -> Material:
+    def of_form(self, principal: Principal, engine: Engine, cube: MemCube, beside: Sequence[MemCube] = ()) -> Material:
         if not isinstance(cube.payload, ActivationPayload | ParametricPayload):
             raise InvalidInput(f"memory {cube.id} has no tensors")
         visibility = self.governance.visibility(principal)

@@ -1,4 +1,4 @@
-"""parametric -> activation: the KV cache of a memory prefix as a model has it under an adapter that acts on every token."""
+"""parametric -> activation: the KV cache of a memory prefix as the model has it under an adapter on every token."""
 
 from __future__ import annotations
 
