@@ -21,7 +21,7 @@ from memos_core.documents import Document, DocumentPage
 from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import CubeFrozen, InvalidInput, InvalidMemory
 from memos_core.filters import Where
-from memos_core.ids import UlidFactory
+from memos_core.ids import UlidFactory, checked_cursor
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.admission import check_document
 from memos_core.infrastructure.governance.governance import author_of
@@ -226,7 +226,7 @@ class MemDocuments:
             raise InvalidInput("limit must be at least 1")
         found: list[MemCube] = []
         with self.vault.read() as session:
-            for cube in collections.pages(session, self.seen(), after=cursor, size=min(PAGE, limit + 1)):
+            for cube in collections.pages(session, self.seen(), after=checked_cursor(cursor), size=min(PAGE, limit + 1)):
                 if where is None or where.accepts(cube.header.descriptive.metadata):
                     found.append(cube)
                 if len(found) > limit:
