@@ -174,8 +174,10 @@ def test_a_cube_prints_as_one_line_however_long_its_text_is():
     cube = plain()
     long = cube.model_copy(update={"payload": cube.payload.model_copy(update={"text": "word\n" * 1000})})
     for each in (cube, long):
-        assert each.id in repr(each) and each.text[:4] in str(each)
-        assert len(str(each)) < 180 and "\n" not in str(each)
+        assert each.id in repr(each)
+        assert each.text[:4] in str(each)
+        assert len(str(each)) < 180
+        assert "\n" not in str(each)
 
 
 def test_cubes_without_text_are_named_by_their_title():

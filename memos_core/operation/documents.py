@@ -224,9 +224,9 @@ class MemDocuments:
         """Return documents in the order in which they were first stored, ``limit`` at a time."""
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
-        found: list[MemCube] = []
+        after, found = checked_cursor(cursor), list[MemCube]()
         with self.vault.read() as session:
-            for cube in collections.pages(session, self.seen(), after=checked_cursor(cursor), size=min(PAGE, limit + 1)):
+            for cube in collections.pages(session, self.seen(), after=after, size=min(PAGE, limit + 1)):
                 if where is None or where.accepts(cube.header.descriptive.metadata):
                     found.append(cube)
                 if len(found) > limit:
