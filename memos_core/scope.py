@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from pydantic import JsonValue
 
@@ -22,6 +22,7 @@ from memos_core.cube import MemCube, MemoryType, State
 from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput, NotYetAvailable
 from memos_core.events import Event
+from memos_core.ids import checked_cursor
 from memos_core.infrastructure.vault import UsageDelta
 from memos_core.interface.adapters import ScopeAdapters
 from memos_core.interface.arguments import TypeName, memory_state, memory_types
@@ -47,9 +48,6 @@ from memos_core.records import (
     TurnFields,
 )
 from memos_core.twins import in_thread
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Scope"]
 
@@ -247,7 +245,7 @@ class Scope(BoundScope):
             cubes = ledger.listing(
                 self._visibility,
                 limit=limit + 1,
-                after=cursor,
+                after=checked_cursor(cursor),
                 types=memory_types(type),
                 states=(memory_state(state),),
                 now=self._now(),
