@@ -309,6 +309,7 @@ class HFEngine(Engine):
             codec=self._codec.name,
             cube_ids=work.request.block.cube_ids,
             parameters={"prefill_seconds": round(seconds, 6), "reused_tokens": work.reuse.length},
+            adapter_cube_ids=work.adapted.full_cube_ids,
         )
 
     def _finish(self, work: Work, outcome: Outcome) -> Reply:
