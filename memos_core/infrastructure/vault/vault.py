@@ -67,6 +67,8 @@ class MemVault:
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
         self.index_choice = index
+        self.erase: Callable[[], object] | None = None
+        """Set on a vault that is to be erased when it is closed."""
 
     @classmethod
     def open(
@@ -344,6 +346,8 @@ class MemVault:
         self.catalogue.drop()
         self.chroma.close()
         self.ledger.close()
+        if self.erase is not None:
+            self.erase()
 
     def emit(self, name: str, **detail: JsonValue) -> None:
         """Tell the observer of something that concerns the vault as a whole."""
