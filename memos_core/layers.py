@@ -20,6 +20,7 @@ from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
+from memos_core.operation.forms import MemForms
 from memos_core.operation.items import ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
@@ -59,6 +60,7 @@ class Layers:
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
+    forms: MemForms
     adapters: MemAdapters
     emit: EventHook
     items: ItemOperator
@@ -145,6 +147,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         engine=engine,
         activations=activations,
         transforms=transforms,
+        forms=MemForms(transforms, queue, erased, engine=lambda: chat.engine),
         adapters=adapters,
         emit=emit,
         items=ItemOperator(vault, governance, ids, erased),
@@ -152,7 +155,9 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
+        chores=Chores(
+            vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None, engine=engine
+        ),
         engines=engines,
     )
 
@@ -172,4 +177,6 @@ def scheduler_of(parts: Parts) -> MemScheduler:
 
 def tasks_of(transforms: MemTransform, engine: Engine | None, refresh: Task) -> list[Task]:
     """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
-    return [refresh] if engine is None else [refresh, TransformTask(transforms, engine)]
+    if engine is None:
+        return [refresh]
+    return [refresh, TransformTask(transforms, engine), TransformTask(transforms, engine, bound=True)]

@@ -344,10 +344,11 @@ class ReadSession:
 
     # Audit
 
-    def audit(self, namespace: str, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the newest entries of the audit, newest first."""
+    def audit(self, namespace: str, limit: int = 100, *, action: str | None = None) -> list[dict[str, Any]]:
+        """Return the newest entries of the audit (of one action), newest first."""
         a, n, ids = schema.audit, schema.namespaces, schema.audit_cubes
         query = select(a).join_from(a, n, a.c.namespace_id == n.c.id).where(n.c.name == namespace)
+        query = query if action is None else query.where(a.c.action == action)
         rows = self.connection.execute(query.order_by(a.c.id.desc()).limit(limit)).all()
         about: defaultdict[int, list[str]] = defaultdict(list)
         for part in chunks([row.id for row in rows]):
