@@ -22,6 +22,7 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
+from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -375,6 +376,12 @@ class MemCube(Frozen):
     payload: Payload
     version: int = Field(default=1, ge=1)
     state: State = State.ACTIVE
+
+    def __repr__(self) -> str:
+        """Return one line that a person can read; the header has the rest."""
+        return f"MemCube({self.id}, {self.type}, version {self.version}, {self.state}: {shorten(self.text, 72)!r})"
+
+    __str__ = __repr__
 
     @property
     def id(self) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from pydantic import JsonValue
 
@@ -22,6 +22,7 @@ from memos_core.cube import MemCube, MemoryType, State
 from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput
 from memos_core.events import Event
+from memos_core.ids import checked_cursor
 from memos_core.infrastructure.vault import UsageDelta
 from memos_core.infrastructure.vault.granting import state_of
 from memos_core.interface.adapters import ScopeAdapters
@@ -48,9 +49,6 @@ from memos_core.records import (
     TurnFields,
 )
 from memos_core.twins import in_thread
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Scope"]
 
@@ -244,7 +242,7 @@ class Scope(BoundScope):
             cubes = ledger.listing(
                 self._visibility,
                 limit=limit + 1,
-                after=cursor,
+                after=checked_cursor(cursor),
                 types=memory_types(type),
                 states=(memory_state(state),),
                 now=self._now(),
@@ -315,7 +313,8 @@ class Scope(BoundScope):
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
-        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories. ``to="parametric"``
+        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories, under an adapter
+        that acts on every token if one is named (alone: with the memories that it was made from). ``to="parametric"``
         distils them into a LoRA adapter and examines it. ``to="plaintext"`` reads a KV cache back, or asks an adapter
         what it knows. What did not pass its gates is not stored.
         ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
@@ -337,7 +336,7 @@ class Scope(BoundScope):
         self,
         cube_ids: Sequence[str],
         *,
-        to: Literal["activation", "parametric"],
+        to: Literal["activation", "parametric", "plaintext"],
         progress: Callable[[int, int], None] | None = None,
     ) -> builtins.list[MemCube]:
         """``transform`` for each memory alone; ``progress`` counts memories. What is done when one fails stays done."""

@@ -418,6 +418,8 @@ def test_listing_goes_page_by_page(ada: Scope) -> None:
     assert seen == [f"note {number}" for number in range(7)]
     with pytest.raises(InvalidInput):
         ada.list(limit=0)
+    with pytest.raises(InvalidInput, match="cursor"):
+        ada.list(cursor="page two")
     with pytest.raises(InvalidInput):
         ada.count(type="nonsense")  # type: ignore[arg-type]
 
