@@ -33,6 +33,7 @@ from memos_core.operation.refresh import RefreshTask
 from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
+from memos_core.operation.sharing import MemSharing
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
@@ -55,6 +56,7 @@ class Layers:
     lifecycle: MemLifecycle
     merging: MemMerging
     snapshots: MemSnapshots
+    sharing: MemSharing
     lineage: MemLineage
     chat: ChatPipeline
     engine: Engine | None
@@ -142,6 +144,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         lifecycle=lifecycle,
         merging=MemMerging(vault, governance, operator),
         snapshots=MemSnapshots(vault, governance, ids),
+        sharing=MemSharing(vault, governance),
         lineage=MemLineage(vault, governance),
         chat=chat,
         engine=engine,

@@ -22,7 +22,6 @@ from memos_core.errors import (
     MemosError,
     MissingExtra,
     ModelNotFound,
-    NotYetAvailable,
     UnsupportedOption,
     VaultBusy,
     VaultClosed,
@@ -44,7 +43,6 @@ HOPELESS = (
     InvalidInput,
     MissingExtra,
     ModelNotFound,
-    NotYetAvailable,
     UnsupportedOption,
 )
 """What another attempt cannot mend."""
