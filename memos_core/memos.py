@@ -17,6 +17,7 @@ from memos_core.engine.base import Engine
 from memos_core.events import EventHook, ignore_event
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
+from memos_core.infrastructure.vault.temporary import erased_with, new_folder
 from memos_core.interface.items import Items
 from memos_core.interface.reader import Reader
 from memos_core.layers import Layers, Parts, wire
@@ -30,7 +31,6 @@ from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
-from memos_core.temporary import erased_with, new_folder
 
 __all__ = ["Layers", "MemOS"]
 

@@ -8,8 +8,8 @@ import tempfile
 import weakref
 from pathlib import Path
 
-from memos_core.infrastructure.vault import MemVault
 from memos_core.infrastructure.vault.ledger import Ledger
+from memos_core.infrastructure.vault.vault import MemVault
 
 __all__ = ["erased_with", "new_folder"]
 
