@@ -80,13 +80,8 @@ def described(question: Question, seen: Survey) -> list[dict[str, float]]:
         total = sum(idf[word] for word in words)
         return sum(idf[word] for word in words if counts[row][word] > 0) / total if total else 0.0
 
-    around_counts = [
-        [
-            own + before + after
-            for own, before, after in zip(counts[r], at(counts, r, -1), at(counts, r, 1), strict=True)
-        ]
-        for r in range(size)
-    ]
+    three = [(counts[row], at(counts, row, -1), at(counts, row, 1)) for row in range(size)]
+    around_counts = [[sum(values) for values in zip(*three[row], strict=True)] for row in range(size)]
     own, beside = bm25(counts, lengths), bm25(around_counts, window(lengths))
     meaning, around = stretched(near), stretched(window(near, 0.5))
     both = [0.5 * (a + b) for a, b in zip(own, meaning, strict=True)]

@@ -179,6 +179,18 @@ class HFEngine(Engine):
     def base_fingerprint(self) -> str:
         return self._loaded.base_fingerprint
 
+    @property
+    def model_name(self) -> str:
+        return self._loaded.name
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._loaded.is_loaded
+
+    @property
+    def form_fingerprints(self) -> frozenset[str]:
+        return frozenset([self.fingerprint, self.base_fingerprint])
+
     def encode(self, text: str) -> list[int]:
         return list(self._loaded.tokens.encode(text)[0])
 
