@@ -123,6 +123,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=partial(model_of, engine)
     )
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
+    items = ItemOperator(vault, governance, ids, erased)
     worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
     chat = ChatPipeline(
         engine=engine,
@@ -153,13 +154,20 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         forms=MemForms(transforms, queue, erased, engine=lambda: chat.engine),
         adapters=adapters,
         emit=emit,
-        items=ItemOperator(vault, governance, ids, erased),
+        items=items,
         jobs=queue,
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
         chores=Chores(
-            vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None, engine=engine
+            vault,
+            lifecycle,
+            worker,
+            evolution,
+            retention,
+            items=items,
+            evolves=parts.evolution is not None,
+            engine=engine,
         ),
         engines=engines,
     )

@@ -88,7 +88,7 @@ def load_vectors(connection: Connection, place: Place, passage_ids: Sequence[int
     return rows_to_arrays(rows, place.dimension)
 
 
-def rows_to_arrays(rows: Sequence[Row[Any]], dimension: int) -> tuple[Ids, Vectors]:
+def rows_to_arrays(rows: Sequence[Any], dimension: int) -> tuple[Ids, Vectors]:
     """Return passage ids and vectors of rows ``(passage_id, data, crc)``."""
     for row in rows:
         if len(row.data) != 4 * dimension or checksum(row.data) != row.crc:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, bindparam, select
 
 from memos_core.embedding.base import Vector, Vectors
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.index.base import STATE, Candidates, Ids, Place, VectorIndex, rows_to_arrays
+from memos_core.infrastructure.vault.prepared import Prepared
 
 __all__ = ["ExactIndex"]
 
@@ -117,14 +118,22 @@ def drop_removed(shelf: Shelf, connection: Connection, place: Place) -> None:
     shelf.ids, shelf.matrix, shelf.size = ids[kept], matrix[kept], int(kept.sum())
 
 
+NEWER = Prepared(
+    select(schema.vectors.c.passage_id, schema.vectors.c.data, schema.vectors.c.crc)
+    .where(
+        schema.vectors.c.collection_id == bindparam("collection_id"),
+        schema.vectors.c.namespace_id == bindparam("namespace_id"),
+        schema.vectors.c.passage_id > bindparam("newest"),
+    )
+    .order_by(schema.vectors.c.passage_id)
+)
+
+
 def append_new(shelf: Shelf, connection: Connection, place: Place) -> None:
     """Add what was committed after the newest vector held. Passage ids grow in the order of commits."""
-    v = schema.vectors
     newest = int(shelf.ids[shelf.size - 1]) if shelf.size else 0
-    query = select(v.c.passage_id, v.c.data, v.c.crc).where(
-        v.c.collection_id == place.collection_id, v.c.namespace_id == place.namespace_id, v.c.passage_id > newest
-    )
-    rows: list[Row[Any]] = list(connection.execute(query.order_by(v.c.passage_id)))
+    place_of_them = {"collection_id": place.collection_id, "namespace_id": place.namespace_id}
+    rows = NEWER.all(connection, **place_of_them, newest=newest)
     if not rows:
         return
     ids, vectors = rows_to_arrays(rows, place.dimension)
