@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from memos_core.cube import (
     Descriptive,
     Governance,
@@ -21,7 +23,7 @@ from memos_core.cube import (
     canonical_json,
     normalised,
 )
-from memos_core.embedding.base import Embedder, Vectors
+from memos_core.embedding.base import Embedder, Vector, Vectors
 from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
@@ -80,7 +82,7 @@ class MemOperator:
             EmbedderMismatch: The vault holds vectors of another embedder.
         """
         drafts = self.structure(principal, turns)
-        nearest = [self.near(principal, draft) for draft in drafts]
+        nearest = self.near(principal, drafts)
         with self.vault.write() as session:
             session.ensure_namespace(principal.namespace)
             receipts = [
@@ -138,14 +140,15 @@ class MemOperator:
         header = Header(descriptive=descriptive, governance=governance)
         return MemCube(header=header, payload=PlaintextPayload(text=turn.text))
 
-    def near(self, principal: Principal, draft: Draft) -> tuple[str, ...]:
-        """Return the cubes in the scope that say nearly the same as ``draft``, best first."""
-        vectors = [passage.vector for passage in draft.passages if passage.vector is not None]
-        if draft.rejected or len(vectors) != 1:
-            return ()  # only short texts: a shared passage does not make two documents the same
+    def near(self, principal: Principal, drafts: Sequence[Draft]) -> list[tuple[str, ...]]:
+        """Return for each draft the cubes in the scope that say nearly the same, best first."""
+        vectors = {number: own for number, draft in enumerate(drafts) if (own := lone_vector(draft)) is not None}
+        if not vectors:
+            return [()] * len(drafts)
         seen = self.governance.search_filter(principal, MemoryCall(query="*"))
-        hits = self.vault.vector_search(seen, vectors[0], 3, min_score=self.settings.near_duplicate)
-        return tuple(hit.cube_id for hit in hits)
+        near = self.vault.alike(seen, np.stack(list(vectors.values())), 3, min_score=self.settings.near_duplicate)
+        found = {number: tuple(hit.cube_id for hit in hits) for number, hits in zip(vectors, near, strict=True)}
+        return [found.get(number, ()) for number in range(len(drafts))]
 
     def commit(self, session: WriteSession, principal: Principal, draft: Draft, near: tuple[str, ...]) -> Receipt:
         """Insert one draft, or say why not. Duplicates are decided here, inside the transaction."""
@@ -221,6 +224,12 @@ class MemOperator:
         conditions = self.governance.search_filter(principal, MemoryCall(query="any"))
         with self.vault.read() as session:
             return session.cubes(conditions, list(dict.fromkeys(cube_ids)))
+
+
+def lone_vector(draft: Draft) -> Vector | None:
+    """Return the vector of a short text; a passage that two documents share does not make them the same."""
+    vectors = [passage.vector for passage in draft.passages if passage.vector is not None]
+    return None if draft.rejected or len(vectors) != 1 else vectors[0]
 
 
 def passages_of(embedder: Embedder | None, cubes: Sequence[MemCube]) -> list[tuple[Passage, ...]]:

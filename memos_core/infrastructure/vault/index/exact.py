@@ -21,6 +21,11 @@ __all__ = ["ExactIndex"]
 
 FIRST_BATCH = 512
 MAX_BYTES = 512 * 2**20
+BLOCK = 4 * 2**20
+"""Similarities that are computed at a time, where many vectors are compared with many."""
+
+Proposals = list[tuple[int, float]]
+"""Passages with their similarities, best first."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,7 @@ class ExactIndex(VectorIndex):
     def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
         self._shelves: OrderedDict[Place, Shelf] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def candidates(self, connection: Connection, place: Place, query: Vector) -> Candidates:
@@ -68,25 +74,45 @@ class ExactIndex(VectorIndex):
         scores: Vector = matrix @ query
         return ids, scores
 
+    def above(self, connection: Connection, place: Place, queries: Vectors, least: float, most: int) -> list[Proposals]:
+        """Return for each query the passages whose similarity is ``least`` or more: the ``most`` nearest, best first.
+
+        Args:
+            queries: Unit vectors, shape ``[queries, dimension]``.
+        """
+        with self._lock:
+            ids, matrix = self._current(connection, place).view()
+        step = max(1, BLOCK // max(1, len(ids)))
+        return [
+            strongest(ids, scores, least, most)
+            for start in range(0, len(queries), step)
+            for scores in queries[start : start + step] @ matrix.T
+        ]
+
+    def size(self, connection: Connection, place: Place) -> int | None:
+        """Return how many vectors ``place`` holds; None if they were never read, so that it takes a question."""
+        with self._lock:
+            return self._current(connection, place).size if place in self._shelves else None
+
     def close(self) -> None:
         with self._lock:
             self._shelves.clear()
+            self._bytes = 0
 
     def _current(self, connection: Connection, place: Place) -> Shelf:
         state = connection.execute(STATE, {"namespace_id": place.namespace_id}).one()
         shelf = self._shelves.pop(place, None) or empty(place)
+        self._bytes -= shelf.matrix.nbytes
         if shelf.revision < state.revision:
             if shelf.removals != state.removals:
                 drop_removed(shelf, connection, place)
             append_new(shelf, connection, place)
             shelf.revision, shelf.removals = state.revision, state.removals
         self._shelves[place] = shelf
-        self._make_room()
+        self._bytes += shelf.matrix.nbytes
+        while len(self._shelves) > 1 and self._bytes > self.max_bytes:
+            self._bytes -= self._shelves.popitem(last=False)[1].matrix.nbytes
         return shelf
-
-    def _make_room(self) -> None:
-        while len(self._shelves) > 1 and sum(shelf.matrix.nbytes for shelf in self._shelves.values()) > self.max_bytes:
-            self._shelves.popitem(last=False)
 
 
 def empty(place: Place) -> Shelf:
@@ -100,6 +126,12 @@ def ranked(scores: Vector, start: int, count: int) -> Any:
     least = np.partition(scores, len(scores) - end)[len(scores) - end]
     order = np.flatnonzero(scores >= least)
     return order[np.argsort(-scores[order], kind="stable")][start:end]
+
+
+def strongest(ids: Ids, scores: Vector, least: float, most: int) -> Proposals:
+    near = np.flatnonzero(scores >= least)
+    best = near[np.argsort(-scores[near], kind="stable")][:most]
+    return list(zip(ids[best].tolist(), scores[best].tolist(), strict=True))
 
 
 def drop_removed(shelf: Shelf, connection: Connection, place: Place) -> None:
