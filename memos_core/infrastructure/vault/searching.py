@@ -51,8 +51,9 @@ def units(vectors: Vectors, dimension: int) -> Vectors:
         raise InvalidInput(f"vectors of this collection have shape (n, {dimension}), not {rows.shape}")
     if not np.isfinite(rows).all():
         raise InvalidInput("a vector holds infinities or NaN")
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Vectors = rows / np.where(lengths > 0, lengths, 1).astype(np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    lengths[lengths == 0] = 1
+    scaled: Vectors = rows / lengths[:, None]
     return scaled
 
 

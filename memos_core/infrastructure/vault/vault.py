@@ -229,9 +229,7 @@ class MemVault:
             scaled = searching.units(vectors, row.dimension)
             if self._index(connection, place) is self.exact:
                 asked = partial(matching, wanted)
-                return searching.alike(
-                    connection, self.exact, place, scaled, k=k, condition=asked, min_score=min_score
-                )
+                return searching.alike(connection, self.exact, place, scaled, k=k, condition=asked, min_score=min_score)
         return [self.vector_search(wanted, vector, k, min_score=min_score) for vector in scaled]
 
     def similarities(
