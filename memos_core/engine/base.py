@@ -91,6 +91,7 @@ class BuiltActivation:
         codec: How the tensors are stored.
         cube_ids: The memories whose text lies in the prefix, in order.
         parameters: What it cost: seconds of prefill, tokens reused.
+        adapter_cube_ids: The adapters that it was computed under; it falls with them.
     """
 
     data: bytes
@@ -101,6 +102,7 @@ class BuiltActivation:
     codec: str
     cube_ids: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
+    adapter_cube_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,21 @@ class Engine(ABC):
     def base_fingerprint(self) -> str | None:
         """Digest of what an adapter of this model fits; None: this engine takes no adapters. May load the model."""
         return None
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model, as forms of memory carry it. Loads nothing."""
+        return self.capabilities.model
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory, so that asking about it costs nothing."""
+        return False
+
+    @property
+    def form_fingerprints(self) -> frozenset[str]:
+        """The fingerprints of all forms of memory that this model can use by itself. May load the model."""
+        return frozenset() if self.base_fingerprint is None else frozenset([self.base_fingerprint])
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:

@@ -25,6 +25,7 @@ from memos_core.engine.base import (
 )
 from memos_core.engine.compose import ComposePolicy, Composer, Mode
 from memos_core.engine.generate import Outcome, generate, prefill
+from memos_core.engine.kv.calibration import Calibration
 from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
@@ -178,6 +179,18 @@ class HFEngine(Engine):
     def base_fingerprint(self) -> str:
         return self._loaded.base_fingerprint
 
+    @property
+    def model_name(self) -> str:
+        return self._loaded.name
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._loaded.is_loaded
+
+    @property
+    def form_fingerprints(self) -> frozenset[str]:
+        return frozenset([self.fingerprint, self.base_fingerprint])
+
     def encode(self, text: str) -> list[int]:
         return list(self._loaded.tokens.encode(text)[0])
 
@@ -217,6 +230,18 @@ class HFEngine(Engine):
         if not self._storable(blob):
             raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, self._not_finite))
         return self._built(work, blob, seconds)
+
+    def calibrate(self, policy: ComposePolicy | None = None) -> Calibration:
+        """Measure on this model what putting KV of single memories together does to its answers.
+
+        Args:
+            policy: Which ways, and by which questions; None: every approximate way at its defaults.
+
+        Raises:
+            UnsupportedOption: This model's KV cannot be put together; the reason is named.
+        """
+        composer = Composer(ComposePolicy("auto") if policy is None else policy)
+        return composer.calibration(self._loaded, self._run, self.fingerprint)
 
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         if self._prefix_cache is not None:  # forgetting must not need a model that was never loaded
@@ -296,6 +321,7 @@ class HFEngine(Engine):
             codec=self._codec.name,
             cube_ids=work.request.block.cube_ids,
             parameters={"prefill_seconds": round(seconds, 6), "reused_tokens": work.reuse.length},
+            adapter_cube_ids=work.adapted.full_cube_ids,
         )
 
     def _finish(self, work: Work, outcome: Outcome) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pydantic import JsonValue
 
@@ -87,13 +88,26 @@ class Background:
 
 
 class TransformTask(Task):
-    """Makes another form of the memories of a job together. Parameter: ``to``, a memory type."""
+    """Makes another form of the memories of a job together.
+
+    Parameters: ``to``, a memory type; ``remade_from``, the cube and the model of a form that this one takes after.
+
+    Args:
+        bound: Take the work that is for this engine's model alone; else the work that is for any.
+    """
 
     kind = "transform"
 
-    def __init__(self, transforms: MemTransform, engine: Engine) -> None:
+    def __init__(self, transforms: MemTransform, engine: Engine, *, bound: bool = False) -> None:
         self.transforms = transforms
         self.engine = engine
+        if bound:
+            self.kind = self.kind_for(engine)  # type: ignore[misc]
+
+    @classmethod
+    def kind_for(cls, engine: Engine) -> str:
+        """Return the kind of work that only workers with this engine's model do."""
+        return f"transform for {engine.model_name}"
 
     def prepare(self, job: Job, report: Progress) -> Publish:
         self.check(job)
@@ -101,6 +115,9 @@ class TransformTask(Task):
         proposal = self.transforms.propose(job.principal, self.engine, job.cube_ids, target, progress=report)
         if not proposal.passed:
             raise GateFailed(proposal.pathway, proposal.failures)
+        if "remade_from" in job.parameters:
+            parameters = {**proposal.parameters, "remade_from": job.parameters["remade_from"]}
+            proposal = replace(proposal, parameters=parameters)
 
         def publish(session: WriteSession) -> JsonValue:
             cube_id = self.transforms.store(session, job.principal, proposal)

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from memos_core.cube import MemCube, MemoryType, PlaintextPayload, State
 from memos_core.infrastructure.governance import MemGovernance
-from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, Visibility, WriteSession
 from memos_core.infrastructure.vault.derivation import sources_among
 from memos_core.infrastructure.vault.heat import hottest
 from memos_core.operation.background import TransformTask
+from memos_core.operation.forms import drop_form
 from memos_core.operation.jobs import JobQueue
 from memos_core.operation.policies import BackgroundPreference
 from memos_core.principal import Principal
@@ -204,11 +204,8 @@ class MemEvolution:
             return replace(decision, job_id=job.id)
 
     def _demote(self, session: WriteSession, principal: Principal, decision: Decision) -> Decision:
-        erased = session.erase(Visibility(principal.namespace), decision.cube_ids, texts=False)
-        if erased.cube_ids:
-            author = author_of(principal)
-            session.record_audit(principal.namespace, author, "demote", decision.cube_ids, {"reason": decision.reason})
-            session.afterwards.append(lambda: self.dropped(principal, erased.cube_ids))
+        for cube in session.cubes(Visibility(principal.namespace), decision.cube_ids):
+            drop_form(session, principal, cube, decision.reason, self.dropped)
         return decision
 
 
@@ -232,7 +229,8 @@ def decide(
         kept: Those of them that something else was made from; they stay.
         model: Name of the model that serves; None: not known, so whatever was made counts.
     """
-    loose = [cube for cube in derived if cube.id not in kept and not cube.header.governance.frozen]
+    # What was made from nothing that stays, such as an adapter from outside, is not a policy's to drop.
+    loose = [c for c in derived if c.id not in kept and not c.header.governance.frozen and made_from(c)]
     known = {cube.id: cube for cube in sources}
     fitting = {cube.id for cube in derived if model is None or fits(cube, model)}
     lent = {cube.id: coolest(cube, known, now) for cube in loose if cube.id in fitting}

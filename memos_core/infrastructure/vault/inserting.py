@@ -26,7 +26,6 @@ COLLECTED = (
     schema.versions,
     schema.tags,
     schema.links,
-    schema.grants,
     schema.lineage,
     schema.postings,
     schema.vectors,
@@ -98,14 +97,14 @@ class NewRows:
         """Add rows to one of the tables that are collected."""
         self._rows[table] += rows
 
-    def add_cube(self, cube: MemCube, namespace_id: int) -> None:
+    def add_cube(self, cube: MemCube) -> None:
         """Add what a new cube has besides its row, its versions and its passages."""
         self._rows[schema.usage].append(first_counters(cube))
-        self.add_relations(cube, namespace_id)
+        self.add_relations(cube)
 
-    def add_relations(self, cube: MemCube, namespace_id: int) -> None:
+    def add_relations(self, cube: MemCube) -> None:
         """Add the rows of the tables that follow from the header."""
-        for table, rows in relation_rows(cube, namespace_id):
+        for table, rows in relation_rows(cube):
             self._rows[table] += rows
 
     def add_version(
@@ -194,9 +193,9 @@ def first_counters(cube: MemCube) -> dict[str, Any]:
     return {"cube_id": cube.id, **counters, "last_used": micros(behaviour.last_used)}
 
 
-def relation_rows(cube: MemCube, namespace_id: int) -> list[tuple[Table, list[dict[str, Any]]]]:
+def relation_rows(cube: MemCube) -> list[tuple[Table, list[dict[str, Any]]]]:
     """Return the rows of the tables that follow from the header; most cubes have none."""
-    descriptive, governance, cube_id = cube.header.descriptive, cube.header.governance, cube.id
+    descriptive, cube_id = cube.header.descriptive, cube.id
     found: list[tuple[Table, list[dict[str, Any]]]] = []
     rows: list[dict[str, Any]]
     if descriptive.tags:
@@ -205,13 +204,6 @@ def relation_rows(cube: MemCube, namespace_id: int) -> list[tuple[Table, list[di
         links = dict.fromkeys(descriptive.links)
         rows = [{"cube_id": cube_id, "target": link.target, "relation": link.relation} for link in links]
         found.append((schema.links, rows))
-    if governance.grants:
-        own: dict[str, Any] = {"cube_id": cube_id, "namespace_id": namespace_id}
-        rows = [
-            {**own, "grantee": grant.grantee, "right": grant.right, "until": micros(grant.until)}
-            for grant in governance.grants
-        ]
-        found.append((schema.grants, rows))
     if descriptive.lineage.sources:
         rows = [
             {"cube_id": cube_id, "position": position, "source_id": source, "source_version": version}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from memos_core.cube import MemCube, State, canonical_json
 from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
-from memos_core.infrastructure.vault import erasure, heat, schema
+from memos_core.infrastructure.vault import erasure, granting, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.inserting import COUNTERS, NewCube, NewRows
 from memos_core.infrastructure.vault.prepared import NewRow, Prepared
@@ -147,7 +148,7 @@ class WriteSession(ReadSession):
         reason: str = "added",
         collection: str = DEFAULT_COLLECTION,
     ) -> None:
-        """Store a new cube.
+        """Store a new cube. Grants are given by ``granting.give`` alone.
 
         Raises:
             InvalidInput: Its version is not 1.
@@ -167,7 +168,7 @@ class WriteSession(ReadSession):
         """
         if new.cube.version != 1:
             raise InvalidInput(f"a new cube has version 1, not {new.cube.version}")
-        self._waiting.append(new)
+        self._waiting.append(replace(new, cube=granting.with_grants(new.cube, ())))
         self._waiting_bytes[new.cube.header.governance.namespace] += size_of(new.cube)
 
     def _insert_cubes(self) -> None:
@@ -186,7 +187,7 @@ class WriteSession(ReadSession):
             raise self._conflict(rows) from error
         for new, row in zip(waiting, rows, strict=True):
             cube, namespace_id = new.cube, row["namespace_id"]
-            self._rows.add_cube(cube, namespace_id)
+            self._rows.add_cube(cube)
             header = (row["header"], row["header_digest"])
             self._rows.add_version(
                 cube, namespace_id, author=new.author, reason=new.reason, committed=self.now, header=header
@@ -222,9 +223,10 @@ class WriteSession(ReadSession):
         namespace_id, version = self._stored(cube)
         if cube.version != version + 1:
             raise InvalidInput(f"memory {cube.id} is at version {version}; {cube.version} does not follow it")
+        cube = granting.with_grants(cube, granting.grants_of(self, cube.id))  # a header read earlier may hold old ones
         row = {**cube_row(cube), "state": str(cube.state), "dedup_key": dedup_key}
         self._update_row(cube.id, namespace_id, row, dedup_key)
-        self._write_relations(cube, namespace_id)
+        self._write_relations(cube)
         self._add_version(cube, namespace_id, author=author, reason=reason)
         erasure.remove_passages(self, [cube.id], queue=self.queues)
         self._add_passages(cube.id, namespace_id, passages, collection)
@@ -254,8 +256,9 @@ class WriteSession(ReadSession):
         namespace_id, version = self._stored(cube)
         if cube.version != version:
             raise InvalidInput(f"memory {cube.id} is at version {version}, not {cube.version}")
+        cube = granting.with_grants(cube, granting.grants_of(self, cube.id))
         self._update_row(cube.id, namespace_id, cube_row(cube), None)
-        self._write_relations(cube, namespace_id)
+        self._write_relations(cube)
         self._audit(namespace_id, author, "set_header", [cube.id], {"reason": reason})
         self._changed(namespace_id)
 
@@ -324,6 +327,8 @@ class WriteSession(ReadSession):
         return self._namespace_ids[name]
 
     def _stored(self, cube: MemCube) -> tuple[int, int]:
+        if cube.shared:
+            raise InvalidInput(f"memory {cube.id} is shared by {cube.owner}, who alone can change it")
         namespace_id = self._namespace_id(cube.header.governance.namespace)
         c = schema.cubes
         own = (c.c.id == cube.id, c.c.namespace_id == namespace_id)
@@ -345,10 +350,10 @@ class WriteSession(ReadSession):
     def _add_version(self, cube: MemCube, namespace_id: int, *, author: str, reason: str) -> None:
         self._rows.add_version(cube, namespace_id, author=author, reason=reason, committed=self.now)
 
-    def _write_relations(self, cube: MemCube, namespace_id: int) -> None:
-        for table in (schema.tags, schema.links, schema.grants, schema.lineage):
+    def _write_relations(self, cube: MemCube) -> None:
+        for table in (schema.tags, schema.links, schema.lineage):
             self.connection.execute(delete(table).where(table.c.cube_id == cube.id))
-        self._rows.add_relations(cube, namespace_id)
+        self._rows.add_relations(cube)
 
     def _add_passages(self, cube_id: str, namespace_id: int, passages: Sequence[Passage], collection: str) -> None:
         place = {"cube_id": cube_id, "namespace_id": namespace_id, "collection": collection}
