@@ -40,6 +40,8 @@ from memos_core.principal import Principal
 from memos_core.records import Hit, MemoryCall, Receipt, Turn
 from memos_core.render import index_text
 
+EVERYTHING = MemoryCall(query="*")
+
 __all__ = ["MemOperator", "dedup_key", "passages_of"]
 
 
@@ -127,7 +129,7 @@ class MemOperator:
         vectors = {number: own for number, draft in enumerate(drafts) if (own := draft.vector) is not None}
         if not vectors:
             return [()] * len(drafts)
-        seen = self.governance.search_filter(principal, MemoryCall(query="*"))
+        seen = self.governance.search_filter(principal, EVERYTHING)
         near = self.vault.alike(seen, np.stack(list(vectors.values())), 3, min_score=self.settings.near_duplicate)
         found = {number: tuple(hit.cube_id for hit in hits) for number, hits in zip(vectors, near, strict=True)}
         return [found.get(number, ()) for number in range(len(drafts))]

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, bindparam, select, update
 from memos_core.cube import MemCube
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import micros
-from memos_core.infrastructure.vault.prepared import NewRow, Prepared
+from memos_core.infrastructure.vault.prepared import Change, NewRow, Prepared
 from memos_core.infrastructure.vault.rows import encode_vector, terms_crc, version_row
 from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, Passage
 
@@ -37,7 +37,7 @@ COLLECTED = (
 NEW = {table: NewRow(table) for table in (schema.passages, *COLLECTED)}
 NEWEST = Prepared(select(schema.passages.c.id).order_by(schema.passages.c.id.desc()).limit(bindparam("count")))
 TALLIES = ("revision", "removals", "bytes_used")
-TALLY = Prepared(
+TALLY = Change(
     update(schema.namespaces)
     .where(schema.namespaces.c.id == bindparam("namespace_id"))
     .values({name: schema.namespaces.c[name] + bindparam(f"more_{name}") for name in TALLIES})

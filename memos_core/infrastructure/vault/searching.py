@@ -14,12 +14,13 @@ from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.index.base import Place, VectorIndex, load_vectors
 from memos_core.infrastructure.vault.index.exact import ExactIndex
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import PassageHit
 
 MIN_STEP = 64
 """Fewest proposals that are put to the ledger in one question."""
 
-NAMESPACE = select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name"))
+NAMESPACE = Prepared(select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name")))
 
 __all__ = ["alike", "exceeds", "nearest", "place_of", "similarities", "unit", "units"]
 
@@ -59,8 +60,8 @@ def units(vectors: Vectors, dimension: int) -> Vectors:
 
 def place_of(connection: Connection, collection_id: int, dimension: int, namespace: str) -> Place | None:
     """Return where the vectors of a namespace lie; None if nothing was ever stored in it."""
-    namespace_id = connection.scalar(NAMESPACE, {"name": namespace})
-    return None if namespace_id is None else Place(collection_id, namespace_id, dimension)
+    row = NAMESPACE.first(connection, name=namespace)
+    return None if row is None else Place(collection_id, row[0], dimension)
 
 
 def exceeds(connection: Connection, place: Place, limit: int) -> bool:

@@ -127,7 +127,7 @@ class Catalogue:
 
     def current(self, connection: Connection, namespace_id: int, collection: str) -> CatalogueShelf:
         """Return the catalogue of a namespace as the transaction of ``connection`` sees it. Needs ``lock``."""
-        state = connection.execute(STATE, {"namespace_id": namespace_id}).one()
+        state = STATE.first(connection, namespace_id=namespace_id)
         key = (namespace_id, collection)
         shelf = self._shelves.pop(key, None)
         # An older state than the shelf's: this transaction began before another one's commit.
