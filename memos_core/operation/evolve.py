@@ -25,6 +25,7 @@ from memos_core.operation.jobs import JobQueue
 from memos_core.operation.policies import BackgroundPreference
 from memos_core.principal import Principal
 from memos_core.records import InjectionPlan, Placement
+from memos_core.transform import CARTRIDGE
 
 __all__ = ["Decision", "EvolutionPolicy", "MemEvolution", "decide"]
 
@@ -123,7 +124,7 @@ class MemEvolution:
         queue: JobQueue,
         policy: EvolutionPolicy,
         *,
-        pathways: Collection[tuple[MemoryType, MemoryType]],
+        pathways: Collection[tuple[MemoryType, str]],
         dropped: Callable[[Principal, Sequence[str]], None],
         model: Callable[[], str | None] = no_model,
     ) -> None:
@@ -192,7 +193,7 @@ class MemEvolution:
         visibility = self.governance.visibility(principal)
         made = session.cubes(visibility, session.derived(visibility, [cubes[-1].id], recursive=False))
         wanted = tuple((cube.id, cube.version) for cube in cubes)
-        return any(made_from(each) == wanted and each.type is MemoryType.ACTIVATION for each in made)
+        return any(made_from(each) == wanted and is_kv(each) for each in made)
 
     def _carry_out(self, principal: Principal, decision: Decision) -> Decision:
         with self.vault.write() as session:
@@ -279,7 +280,7 @@ def promoted(
     measured: Rates,
 ) -> Iterable[Decision]:
     """Yield the texts that are to be kept as KV, the hottest first."""
-    held = {made_from(cube) for cube in derived if cube.type is MemoryType.ACTIVATION}
+    held = {made_from(cube) for cube in derived if is_kv(cube)}
     for cube in sorted(texts, key=lambda each: (-each.header.behaviour.heat_at(now), each.id)):
         heat, settled = cube.header.behaviour.heat_at(now), age(cube, now)
         if heat < policy.hot or settled < policy.settle_seconds or len(cube.text) < policy.min_chars:
@@ -358,9 +359,7 @@ class Rates:
 def rates(derived: Sequence[MemCube], texts: Mapping[str, MemCube]) -> Rates:
     """Return what KV has cost, by the builds whose sources are at hand."""
     built = [
-        cube
-        for cube in derived
-        if cube.type is MemoryType.ACTIVATION and made_from(cube) and all(key in texts for key, _ in made_from(cube))
+        cube for cube in derived if is_kv(cube) and made_from(cube) and all(key in texts for key, _ in made_from(cube))
     ]
     chars = sum(len(texts[key].text) for cube in built for key, _ in made_from(cube))
     if not chars:
@@ -377,6 +376,11 @@ def coolest(cube: MemCube, sources: Mapping[str, MemCube], now: datetime) -> flo
 
 def fits(cube: MemCube, model: str) -> bool:
     return not isinstance(cube.payload, PlaintextPayload) and cube.payload.model == model
+
+
+def is_kv(cube: MemCube) -> bool:
+    """Tell whether it is exact KV and no cartridge."""
+    return cube.type is MemoryType.ACTIVATION and cube.header.descriptive.kind != CARTRIDGE
 
 
 def made_from(cube: MemCube) -> tuple[tuple[str, int], ...]:

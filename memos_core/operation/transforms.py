@@ -34,7 +34,7 @@ from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
 from memos_core.records import Turn
-from memos_core.transform import BuiltText, Form, Material, Pathway, Peer, Progress, Proposal, pathway
+from memos_core.transform import CARTRIDGE, BuiltText, Form, Material, Pathway, Peer, Progress, Proposal, pathway
 
 __all__ = ["MemTransform"]
 
@@ -75,7 +75,7 @@ class MemTransform:
         principal: Principal,
         engine: Engine,
         cube_ids: Sequence[str],
-        to: MemoryType,
+        to: str,
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> str:
@@ -94,25 +94,25 @@ class MemTransform:
         principal: Principal,
         engine: Engine,
         cube_ids: Sequence[str],
-        to: MemoryType,
+        to: str,
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Proposal:
         """Do the long part of ``transform`` and store nothing. What ``progress`` raises ends it."""
         material = self.material(principal, engine, cube_ids)
         self.check_form(principal, engine, material, to)
-        if to is MemoryType.PARAMETRIC:
+        if to in (MemoryType.PARAMETRIC, CARTRIDGE):
             material = self.in_company(principal, material)
         if progress is not None:
             material = replace(material, progress=partial(told, progress))
         return self.pathway(material, to).propose(material)
 
-    def pathway(self, material: Material, to: MemoryType) -> Pathway:
+    def pathway(self, material: Material, to: str) -> Pathway:
         """Return the pathway from what ``material`` begins with."""
         begins = material.form.cube.type if material.form is not None else MemoryType.PLAINTEXT
         return pathway(begins, to)
 
-    def check_form(self, principal: Principal, engine: Engine, material: Material, to: MemoryType) -> None:
+    def check_form(self, principal: Principal, engine: Engine, material: Material, to: str) -> None:
         """Raise where what ``material`` begins with may not be used that way, before anything is computed.
 
         Raises:
@@ -123,7 +123,9 @@ class MemTransform:
         form = material.form
         if form is None:
             return
-        if to is MemoryType.ACTIVATION and form.cube.type is MemoryType.PARAMETRIC:
+        if form.cube.header.descriptive.kind == CARTRIDGE:
+            raise InvalidInput(f"memory {form.cube.id} is a cartridge, of which nothing is made: name its memories")
+        if to == MemoryType.ACTIVATION and form.cube.type is MemoryType.PARAMETRIC:
             adapters = MemAdapters(self.vault, self.governance)
             usable = adapters.usable(principal, engine.base_fingerprint or "")
             adapters.named(principal, engine, usable, form.cube.id, carries=False)
@@ -276,7 +278,7 @@ class MemTransform:
             id=self.ids.new(now),
             type=proposal.target,
             title=title_of(proposal, product),
-            kind="prefix" if isinstance(product, BuiltActivation) else "adapter",
+            kind=kind_of(product),
             created=now,
             updated=now,
             source=Source(session=principal.session),
@@ -303,10 +305,17 @@ def content_key(proposal: Proposal, product: Blob) -> str:
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
 
+def kind_of(product: Blob) -> str:
+    if isinstance(product, BuiltActivation):
+        return CARTRIDGE if product.codec == CARTRIDGE else "prefix"
+    return "adapter"
+
+
 def title_of(proposal: Proposal, product: Blob) -> str:
     memories = f"{len(proposal.sources)} memories for {product.model}"
     if isinstance(product, BuiltActivation):
-        return f"KV of {memories}, {product.token_count} tokens"
+        what = "Cartridge" if kind_of(product) == CARTRIDGE else "KV"
+        return f"{what} of {memories}, {product.token_count} tokens"
     return f"LoRA of {memories}, rank {product.peft_config.get('r')}"
 
 
