@@ -48,7 +48,7 @@ PATHWAYS: Mapping[tuple[MemoryType, str], tuple[str, str]] = {
 }
 """From and to, and the module and class of the pathway; it is imported when it is first asked for."""
 
-TARGETS = tuple(dict.fromkeys(str(target) for _, target in PATHWAYS))
+TARGETS = (*map(str, MemoryType), CARTRIDGE)
 """What memories can be made into: the memory types, and cartridges, which are activation memory of their own kind."""
 
 
