@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from pydantic import JsonValue
 
@@ -11,14 +12,15 @@ from memos_core.cube import MemoryType, State
 from memos_core.engine.base import Engine
 from memos_core.errors import GateFailed, InvalidInput, SourcesChanged
 from memos_core.infrastructure.governance import MemGovernance
-from memos_core.infrastructure.vault import Job, JobState, WriteSession
+from memos_core.infrastructure.vault import Job, JobState, ReadSession, Visibility, WriteSession
+from memos_core.infrastructure.vault import jobs as rows
 from memos_core.operation.jobs import JobQueue, Progress, Publish, Task
 from memos_core.operation.operator import found
 from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal
 from memos_core.transform import TARGETS
 
-__all__ = ["Background", "TransformTask", "as_ids", "target_form", "target_type"]
+__all__ = ["Background", "TransformTask", "as_ids", "last_failure", "target_form", "target_type"]
 
 
 class Background:
@@ -148,6 +150,19 @@ def as_ids(cube_id: str | Sequence[str]) -> list[str]:
     if not cube_ids:
         raise InvalidInput("name at least one memory")
     return cube_ids
+
+
+def last_failure(
+    session: ReadSession,
+    visibility: Visibility,
+    kind: str,
+    cube_ids: Sequence[str],
+    parameters: Mapping[str, JsonValue],
+) -> datetime | None:
+    """Return when this very work was last begun that failed for good or was cancelled; None: it never was."""
+    ended = rows.jobs_of(session, visibility, states=[JobState.DEAD, JobState.CANCELLED])
+    wanted = kind, set(cube_ids), dict(parameters)
+    return max((j.created for j in ended if (j.kind, set(j.cube_ids), dict(j.parameters)) == wanted), default=None)
 
 
 def target_form(name: str) -> str:

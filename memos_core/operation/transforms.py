@@ -30,6 +30,7 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, WriteSession
 from memos_core.operation.adapters import MemAdapters, sources_of
 from memos_core.operation.adapters import payload_of as payload_of_adapter
+from memos_core.operation.fusion import fusible
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
@@ -109,6 +110,8 @@ class MemTransform:
 
     def pathway(self, material: Material, to: str) -> Pathway:
         """Return the pathway from what ``material`` begins with."""
+        if material.fused:
+            return pathway(MemoryType.PARAMETRIC, to)
         begins = material.form.cube.type if material.form is not None else MemoryType.PLAINTEXT
         return pathway(begins, to)
 
@@ -121,6 +124,8 @@ class MemTransform:
             InvalidInput: Memories were named beside it that the pathway has no use for.
         """
         form = material.form
+        if material.fused and to != MemoryType.PARAMETRIC:
+            raise InvalidInput("several adapters become one adapter and nothing else")
         if form is None:
             return
         if form.cube.header.descriptive.kind == CARTRIDGE:
@@ -149,6 +154,8 @@ class MemTransform:
         other = next((cube for cube in cubes if cube.type is not MemoryType.PLAINTEXT), None)
         if other is None:
             return self.of_text(principal, engine, texts)
+        if not texts and len(cubes) > 1 and all(cube.type is MemoryType.PARAMETRIC for cube in cubes):
+            return self.of_adapters(principal, engine, cubes)
         if len(cubes) > len(texts) + 1 or (texts and other.type is not MemoryType.PARAMETRIC):
             raise InvalidInput(f"memory {other.id} is {other.type}; name it alone, or plaintext memories together")
         return self.of_form(principal, engine, other, texts)
@@ -156,6 +163,25 @@ class MemTransform:
     def of_text(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
         cubes = canonical_order(cubes)
         return Material(engine=engine, cubes=tuple(cubes), activations=self.activations(principal, cubes))
+
+    def of_adapters(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
+        """Return the memories of several adapters together.
+
+        Raises:
+            AdapterMismatch: One is of another model.
+            AdapterOutdated: A memory of one has changed or gone.
+            InvalidInput: One was brought from outside, or acts on every token.
+        """
+        adapters = MemAdapters(self.vault, self.governance)
+        usable = adapters.usable(principal, engine.base_fingerprint or "")
+        for cube in cubes:
+            adapters.named(principal, engine, usable, cube.id, carries=False)
+            if not fusible(cube):
+                raise InvalidInput(f"adapter {cube.id} is frozen, acts on every token or was brought from outside")
+        wanted = sorted({cube_id for cube in cubes for cube_id in sources_of(cube)})
+        with self.vault.read() as session:
+            texts = session.cubes(self.governance.visibility(principal), wanted)
+        return replace(self.of_text(principal, engine, texts), fused=tuple(cubes))
 
     def in_company(self, principal: Principal, material: Material) -> Material:
         """Return ``material`` with other memories and other adapters of the scope, which training must not harm."""
@@ -219,6 +245,7 @@ class MemTransform:
         namespace = session.ensure_namespace(principal.namespace)
         held = session.find_duplicate(principal.namespace, key, self.governance.clock.now())
         if held:
+            self.retire(session, principal, proposal, held[0])
             return held[0]
         if self.governance.over_quota(session, principal.namespace, len(product.data)):
             return None
@@ -226,10 +253,19 @@ class MemTransform:
         cube = self.cube(principal, proposal, product, blob)
         author = author_of(principal)
         session.insert(cube, passages=(), dedup_key=key, author=author, reason=proposal.pathway)
+        self.retire(session, principal, proposal, cube.id)
         made_from = [cube_id for cube_id, _ in proposal.sources]
         self.governance.audit(session, principal, "transform", [cube.id, *made_from])
         session.afterwards.append(partial(self.tell, principal, cube, made_from, proposal))
         return cube.id
+
+    def retire(self, session: WriteSession, principal: Principal, proposal: Proposal, successor: str) -> None:
+        """Archive what the new cube takes the place of; ``archive(cube_id, archived=False)`` brings it back."""
+        visibility = self.governance.visibility(principal)
+        for cube in session.cubes(visibility, [each for each in proposal.replaces if each != successor]):
+            if cube.state is State.ACTIVE and not cube.header.governance.frozen:
+                reason = f"{successor} took its place"
+                session.set_state(cube.id, State.ARCHIVED, author=author_of(principal), reason=reason)
 
     def store_text(
         self, session: WriteSession, principal: Principal, proposal: Proposal, product: BuiltText

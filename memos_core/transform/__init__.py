@@ -43,6 +43,7 @@ PATHWAYS: Mapping[tuple[MemoryType, str], tuple[str, str]] = {
     (MemoryType.ACTIVATION, MemoryType.PLAINTEXT): ("recite", "Recitation"),
     (MemoryType.PARAMETRIC, MemoryType.PLAINTEXT): ("elicit", "Elicitation"),
     (MemoryType.PARAMETRIC, MemoryType.ACTIVATION): ("adapted", "AdaptedPrefill"),
+    (MemoryType.PARAMETRIC, MemoryType.PARAMETRIC): ("fuse", "Fusion"),
     (MemoryType.PLAINTEXT, CARTRIDGE): ("cartridge", "TextCartridge"),
     (MemoryType.ACTIVATION, CARTRIDGE): ("cartridge", "Cartridge"),
 }
