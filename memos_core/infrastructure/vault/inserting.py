@@ -13,13 +13,12 @@ from sqlalchemy import Connection, Table, bindparam, select, update
 from memos_core.cube import MemCube
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import micros
+from memos_core.infrastructure.vault.heat import COUNTERS
 from memos_core.infrastructure.vault.prepared import Change, NewRow, Prepared
 from memos_core.infrastructure.vault.rows import encode_vector, terms_crc, version_row
 from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, Passage
 
-__all__ = ["COUNTERS", "NewCube", "NewRows"]
-
-COUNTERS = ("reads", "injected_text", "injected_kv", "injected_lora", "tokens_saved", "feedback")
+__all__ = ["NewCube", "NewRows"]
 
 COLLECTED = (
     schema.usage,

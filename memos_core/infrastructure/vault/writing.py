@@ -18,7 +18,7 @@ from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import erasure, granting, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
-from memos_core.infrastructure.vault.inserting import COUNTERS, NewCube, NewRows
+from memos_core.infrastructure.vault.inserting import NewCube, NewRows
 from memos_core.infrastructure.vault.prepared import NewRow, Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import cube_row, size_of
@@ -287,20 +287,7 @@ class WriteSession(ReadSession):
 
     def touch(self, counts: Mapping[str, UsageDelta]) -> None:
         """Add to the counters of cubes; those that are gone are passed over."""
-        u = schema.usage
-        heat.warm(self, counts)  # before the moment of the last use moves on
-        added: dict[str, Any] = {name: u.c[name] + bindparam(f"add_{name}") for name in COUNTERS}
-        used: Any = bindparam("used")
-        later = func.coalesce(u.c.last_used, -1) < used
-        statement = update(u).where(u.c.cube_id == bindparam("id"))
-        rows = [
-            {"id": key, **{f"add_{name}": getattr(delta, name) for name in COUNTERS}} for key, delta in counts.items()
-        ]
-        if rows:
-            self.connection.execute(statement.values(added), rows)
-        moments = [{"id": key, "used": micros(delta.last_used)} for key, delta in counts.items() if delta.last_used]
-        if moments:
-            self.connection.execute(statement.where(later).values(last_used=used), moments)
+        heat.touch(self, counts)
 
     def record_audit(
         self,
