@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,13 @@ from memos_core.engine.base import Engine
 from memos_core.interface.chat import ChatPipeline
 from memos_core.operation.background import Background
 from memos_core.operation.evolve import MemEvolution
+from memos_core.operation.forms import MemForms
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator
 from memos_core.operation.retention import MemRetention
+from memos_core.operation.sharing import MemSharing
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.principal import Principal
 from memos_core.twins import in_thread
@@ -59,9 +62,17 @@ def retention(layers: Layers) -> MemRetention:
     return layers.retention
 
 
+def forms(layers: Layers) -> MemForms:
+    return replace(layers.forms, engine=lambda: layers.chat.engine)  # of a scope with another model, that one
+
+
 def evolution(layers: Layers) -> MemEvolution:
     layers.lifecycle.flush()  # policies go by the counts
     return layers.evolution
+
+
+def rights(layers: Layers) -> MemSharing:
+    return layers.sharing
 
 
 class BoundScope:
@@ -133,6 +144,16 @@ class BoundScope:
     asplit = in_thread(split)
     arevert = in_thread(revert)
 
+    # Rights of others
+
+    grant = of_layer(rights, MemSharing.grant)
+    revoke = of_layer(rights, MemSharing.revoke)
+    grants = of_layer(rights, MemSharing.grants)
+
+    agrant = in_thread(grant)
+    arevoke = in_thread(revoke)
+    agrants = in_thread(grants)
+
     # Time machine
 
     snapshot = of_layer(time_machine, MemSnapshots.snapshot)
@@ -147,6 +168,10 @@ class BoundScope:
 
     # Background work
 
+    demote = of_layer(forms, MemForms.demote)
+    demotions = of_layer(forms, MemForms.demotions)
+    remake = of_layer(forms, MemForms.remake)
+    remake_later = of_layer(forms, MemForms.remake_later)
     transform_later = of_layer(background, Background.transform_later)
     jobs = of_layer(background, Background.jobs)
     job = of_layer(background, Background.job)
@@ -156,6 +181,10 @@ class BoundScope:
     tidy = of_layer(retention, MemRetention.tidy)
     evolve = of_layer(evolution, MemEvolution.evolve)
 
+    ademote = in_thread(demote)
+    ademotions = in_thread(demotions)
+    aremake = in_thread(remake)
+    aremake_later = in_thread(remake_later)
     atransform_later = in_thread(transform_later)
     ajobs = in_thread(jobs)
     ajob = in_thread(job)

@@ -246,6 +246,8 @@ class Governance(Frozen):
         retention: How long it is kept.
         trust: How far its source is believed.
         frozen: Whether it is protected from change.
+        shared: Whether this is what another user may read of it: without links, lineage, counters and grants. Never
+            stored.
     """
 
     owner: str
@@ -256,6 +258,12 @@ class Governance(Frozen):
     retention: Retention = Retention()
     trust: Trust = Trust.NORMAL
     frozen: bool = False
+    shared: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        return {name: value for name, value in values.items() if name != "shared" or value}
 
 
 class Behaviour(Frozen):
@@ -416,6 +424,23 @@ class MemCube(Frozen):
         return self.header.descriptive.created
 
     @property
+    def owner(self) -> str:
+        """The user whose memory it is."""
+        return self.header.governance.owner
+
+    @property
+    def shared(self) -> bool:
+        """Whether another user owns it, who lets the reader see it."""
+        return self.header.governance.shared
+
+    def as_shared(self) -> MemCube:
+        """Return what someone may see of it to whom it was granted: nothing of its owner's other memories."""
+        descriptive = self.header.descriptive.model_copy(update={"links": (), "lineage": Lineage(), "metadata": {}})
+        governance = self.header.governance.model_copy(update={"agent": None, "grants": (), "shared": True})
+        header = Header(descriptive=descriptive, governance=governance)
+        return self.model_copy(update={"header": header})
+
+    @property
     def digest(self) -> str:
         """sha256 of the payload in canonical JSON: equal content, equal digest."""
         return hashlib.sha256(canonical_json(self.payload.model_dump(mode="json"))).hexdigest()
@@ -434,9 +459,12 @@ class MemCube(Frozen):
         return cls.model_validate_json(text)
 
 
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON form of ``value``: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return ENCODER.encode(value).encode()
 
 
 def normalised(text: str) -> str:

@@ -20,6 +20,7 @@ from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
+from memos_core.operation.forms import MemForms
 from memos_core.operation.items import ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.lifecycle import MemLifecycle
@@ -32,6 +33,7 @@ from memos_core.operation.refresh import RefreshTask
 from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
 from memos_core.operation.search import SearchSettings
+from memos_core.operation.sharing import MemSharing
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
@@ -54,11 +56,13 @@ class Layers:
     lifecycle: MemLifecycle
     merging: MemMerging
     snapshots: MemSnapshots
+    sharing: MemSharing
     lineage: MemLineage
     chat: ChatPipeline
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
+    forms: MemForms
     adapters: MemAdapters
     emit: EventHook
     items: ItemOperator
@@ -140,11 +144,13 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         lifecycle=lifecycle,
         merging=MemMerging(vault, governance, operator),
         snapshots=MemSnapshots(vault, governance, ids),
+        sharing=MemSharing(vault, governance),
         lineage=MemLineage(vault, governance),
         chat=chat,
         engine=engine,
         activations=activations,
         transforms=transforms,
+        forms=MemForms(transforms, queue, erased, engine=lambda: chat.engine),
         adapters=adapters,
         emit=emit,
         items=ItemOperator(vault, governance, ids, erased),
@@ -152,7 +158,9 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
+        chores=Chores(
+            vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None, engine=engine
+        ),
         engines=engines,
     )
 
@@ -172,4 +180,6 @@ def scheduler_of(parts: Parts) -> MemScheduler:
 
 def tasks_of(transforms: MemTransform, engine: Engine | None, refresh: Task) -> list[Task]:
     """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
-    return [refresh] if engine is None else [refresh, TransformTask(transforms, engine)]
+    if engine is None:
+        return [refresh]
+    return [refresh, TransformTask(transforms, engine), TransformTask(transforms, engine, bound=True)]

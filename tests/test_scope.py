@@ -17,7 +17,6 @@ from memos_core.errors import (
     InvalidInput,
     InvalidMemory,
     InvalidName,
-    NotYetAvailable,
     ScopeConflict,
     VaultClosed,
 )
@@ -476,10 +475,8 @@ def test_export_writes_cubes_that_read_back(ada: Scope, tmp_path: Path) -> None:
     assert json.loads(target.read_text("utf-8").splitlines()[0])["format"] == 1
 
 
-def test_what_comes_later_says_so(ada: Scope) -> None:
+def test_what_needs_an_engine_says_so(ada: Scope) -> None:
     cube_id = ada.add("x").cube_id or ""
-    with pytest.raises(NotYetAvailable):
-        ada.grant("bob", "read", cube_id=cube_id)
     with pytest.raises(EngineMissing):
         ada.transform(cube_id, to="parametric")
     with pytest.raises(EngineMissing, match="engine="):

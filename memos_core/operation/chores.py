@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from datetime import datetime
 
+from memos_core.engine.base import Engine
 from memos_core.infrastructure.vault import MemVault
 from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.refresh import queue_refreshes
+from memos_core.operation.remaking import queue_remakes
 from memos_core.operation.retention import MemRetention
 from memos_core.operation.worker import Worker
 
 __all__ = ["Chores"]
+
+REMAKE_SECONDS = 60.0
+"""How often a worker looks for forms of other models: somebody else may have brought in one."""
 
 
 class Chores:
@@ -20,6 +25,7 @@ class Chores:
 
     Args:
         evolves: Whether memories change their form by themselves, as often as the policy says.
+        engine: For whose model the forms of other models are made again.
     """
 
     def __init__(
@@ -31,6 +37,7 @@ class Chores:
         retention: MemRetention,
         *,
         evolves: bool,
+        engine: Engine | None = None,
     ) -> None:
         self.vault = vault
         self.lifecycle = lifecycle
@@ -38,6 +45,7 @@ class Chores:
         self.evolution = evolution
         self.retention = retention
         self.evolves = evolves
+        self.engine = engine
         self._done: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
@@ -57,6 +65,8 @@ class Chores:
     def _round(self, stop: threading.Event | None) -> int:
         self.lifecycle.flush()
         queue_refreshes(self.vault, self.worker.queue)
+        if self.engine is not None and self._is_time("remake", REMAKE_SECONDS):
+            queue_remakes(self.vault, self.worker.queue, self.engine)
         policy = self.retention.policy
         if policy is not None and self._is_time("tidy", policy.every_seconds):
             self.retention.tidy_all()

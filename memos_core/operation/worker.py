@@ -9,17 +9,19 @@ from types import TracebackType
 from typing import Self
 
 from memos_core.errors import (
+    AdapterMismatch,
+    AdapterOutdated,
     ContextOverflow,
     CubeFrozen,
     CubeNotFound,
     EngineMissing,
+    GateFailed,
     InjectionUnavailable,
     InvalidInput,
     JobLost,
     MemosError,
     MissingExtra,
     ModelNotFound,
-    NotYetAvailable,
     UnsupportedOption,
     VaultBusy,
     VaultClosed,
@@ -30,15 +32,17 @@ from memos_core.operation.jobs import JobQueue, Task
 __all__ = ["Heartbeat", "Worker"]
 
 HOPELESS = (
+    AdapterMismatch,
+    AdapterOutdated,
     ContextOverflow,
     CubeFrozen,
     CubeNotFound,
     EngineMissing,
+    GateFailed,
     InjectionUnavailable,
     InvalidInput,
     MissingExtra,
     ModelNotFound,
-    NotYetAvailable,
     UnsupportedOption,
 )
 """What another attempt cannot mend."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, exists, select
 
 from memos_core.cube import MemoryType
 from memos_core.embedding.base import Vector
 from memos_core.infrastructure.vault import schema, searching
 from memos_core.infrastructure.vault.conditions import matching, micros, standing
 from memos_core.infrastructure.vault.index.base import Ids, Place, VectorIndex
-from memos_core.infrastructure.vault.index.catalogue import ROW, CatalogueShelf, Counts, Rows
+from memos_core.infrastructure.vault.index.catalogue import ROW, CatalogueShelf, Counts, Rows, Standing
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import SearchFilter
 
 if TYPE_CHECKING:
@@ -30,7 +31,13 @@ WORD_DEPTH = 1000
 """Passages found by words whose similarity is looked up where an approximate index did not propose them."""
 
 
-NAMESPACE = select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name"))
+NAMESPACE = Prepared(
+    select(
+        select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name")).scalar_subquery(),
+        exists().where(schema.grants.c.grantee == bindparam("name")),
+    )
+)
+"""The id of a namespace, and whether anything was ever granted to its user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,9 @@ class Survey:
         similarity: Cosine similarity to the question's vector; NaN where there is none or it was not compared.
         cube_ids: Id of each cube, by the number in ``rows["cube"]``.
         speakers: Name of each speaker, by the number in ``rows["speaker"]``; 0 is nobody.
-        revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed.
+        revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed. -1: of several.
+        granted: Whether others have granted something to the user; see ``sharing.with_granted``.
+        kept: What was worked out from ``rows`` alone, by name; surveys of the same rows share it.
     """
 
     rows: Rows
@@ -69,6 +78,8 @@ class Survey:
     cube_ids: Sequence[str] = ()
     speakers: Sequence[str] = ("",)
     revision: int = -1
+    granted: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,7 +105,7 @@ def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collectio
         query = searching.unit(wording.vector, row.dimension)
         index = vault._index(connection, place, passages=passages)
         if index is vault.exact:
-            return replace(found, similarity=aligned(found.rows, *vault.exact.similarities(connection, place, query)))
+            return replace(found, similarity=compared(found, *vault.exact.similarities(connection, place, query)))
     index.prepare()  # may write, so the view of the ledger is taken after it
     with vault.ledger.read() as connection:
         return replace(found, similarity=proposed(connection, index, place, found, Near(query, wanted, depth)))
@@ -106,33 +117,54 @@ def look(
     """Return the survey without similarities, the id of the namespace, and how many passages that holds."""
     if wanted.filters:
         matching(wanted)  # a wrong filter is wrong in an empty namespace too
-    namespace_id = connection.scalar(NAMESPACE, {"name": wanted.visibility.namespace})
+    namespace_id, granted = NAMESPACE.first(connection, name=wanted.visibility.namespace)
     words, cues = wording.words, wording.cues or {}
     if namespace_id is None or MemoryType.PLAINTEXT not in wanted.types:
-        return empty(words, cues), 0, 0
+        return empty(words, cues, granted=bool(granted)), 0, 0
     with vault.catalogue.lock:
         shelf = vault.catalogue.current(connection, namespace_id, collection)
-        seen = shelf.order[admitted(connection, shelf, wanted)[shelf.order]]
-        counts = shelf.counts(words)[:, seen]
-        held = {name: shelf.holding(of)[seen] for name, of in cues.items()}
-        rows = shelf.view()[seen]
+        standing = shelf.standing()
+        rows, kept, counts = standing.rows, standing.kept, shelf.counts_standing(words)
+        held = {name: shelf.holding(of)[shelf.order] for name, of in cues.items()}
+        if not all_admitted(standing, wanted):
+            seen = admitted(connection, shelf, wanted)[shelf.order]
+            rows, kept, counts = rows[seen], {}, counts[:, seen]
+            held = {name: those[seen] for name, those in held.items()}
         unknown = np.full(len(rows), np.nan, np.float32)
         return (
-            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision),
+            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision, bool(granted), kept),
             namespace_id,
             shelf.size,
         )
 
 
-def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]]) -> Survey:
+def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]], *, granted: bool) -> Survey:
     nothing = np.zeros(0, np.float32)
     counts = np.zeros((len(words), 0), np.float32)
-    return Survey(np.zeros(0, ROW), counts, dict.fromkeys(cues, nothing > 0), nothing)
+    return Survey(np.zeros(0, ROW), counts, dict.fromkeys(cues, nothing > 0), nothing, granted=granted)
+
+
+def all_admitted(standing: Standing, wanted: SearchFilter) -> bool:
+    """Tell whether all passages in use may answer, which needs no look at each of them."""
+    seen, now, holds_at = wanted.visibility, micros(wanted.now), micros(wanted.as_of or wanted.now)
+    unbound = seen.agent is None and seen.session is None and not wanted.filters and wanted.before is None
+    return unbound and now < standing.ends and standing.begins <= holds_at < standing.ends
 
 
 def admitted(connection: Connection, shelf: CatalogueShelf, wanted: SearchFilter) -> Mask:
     """Tell which passages may answer. Rights and filters are asked of the ledger where there are any."""
     rows = shelf.view()
+    mask = holding(rows, wanted)
+    seen = wanted.visibility
+    if seen.agent is not None or seen.session is not None or wanted.filters:
+        p, c = schema.passages, schema.cubes
+        query = select(p.c.id).select_from(p.join(c, c.c.id == p.c.cube_id)).where(standing(wanted, by_id=False))
+        mask &= np.isin(rows["passage"], np.fromiter(connection.scalars(query), dtype=np.int64))
+    return mask
+
+
+def holding(rows: Rows, wanted: SearchFilter) -> Mask:
+    """Tell which passages may answer by their state and their times."""
     now, holds_at = micros(wanted.now), micros(wanted.as_of or wanted.now)
     still_holds = rows["valid_until"] > holds_at
     if wanted.include_superseded:
@@ -140,12 +172,23 @@ def admitted(connection: Connection, shelf: CatalogueShelf, wanted: SearchFilter
     mask: Mask = rows["active"] & (rows["expires"] > now) & (rows["valid_from"] <= holds_at) & still_holds
     if wanted.before is not None:
         mask &= rows["moment"] < micros(wanted.before)
-    seen = wanted.visibility
-    if seen.agent is not None or seen.session is not None or wanted.filters:
-        p, c = schema.passages, schema.cubes
-        query = select(p.c.id).select_from(p.join(c, c.c.id == p.c.cube_id)).where(standing(wanted, by_id=False))
-        mask &= np.isin(rows["passage"], np.fromiter(connection.scalars(query), dtype=np.int64))
     return mask
+
+
+def compared(found: Survey, ids: Ids, scores: Vector) -> Vector:
+    """Return the similarity of each row of a survey; see ``aligned``."""
+    if not len(ids):
+        return found.similarity
+    # Ids only grow, so as many of them with the same last one are the same ids.
+    name = f"vectors {len(ids)} {ids[-1]}"
+    place = found.kept.get(name)
+    if place is None:
+        place = np.minimum(np.searchsorted(ids, found.rows["passage"]), len(ids) - 1)
+        if (ids[place] != found.rows["passage"]).any():
+            return aligned(found.rows, ids, scores)
+        found.kept[name] = place
+    similarity: Vector = scores[place]
+    return similarity
 
 
 def aligned(rows: Rows, ids: Ids, scores: Vector) -> Vector:
