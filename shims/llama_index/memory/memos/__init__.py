@@ -1,4 +1,4 @@
-"""Memory of MemOS under LlamaIndex's own way of naming integrations: the same classes as ``memos_llamaindex``."""
+"""The memory of MemOS under LlamaIndex's own way of naming: the same classes as in ``memos_llamaindex``."""
 
 from memos_llamaindex import MemosMemory, MemosMemoryBlock
 

@@ -1,4 +1,4 @@
-"""The vector store of MemOS under LlamaIndex's own way of naming integrations: the same class as ``memos_llamaindex``."""
+"""The vector store of MemOS under LlamaIndex's own way of naming: the same class as in ``memos_llamaindex``."""
 
 from memos_llamaindex import MemosVectorStore
 
