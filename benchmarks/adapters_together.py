@@ -1,8 +1,8 @@
 """How adapters of one scope go together: each is made with the others beside it, and at the end all act at once.
 
 Sets of invented facts are kept in a vault and distilled by the bundled reader, and computed as KV beside that. For
-each: seconds on the clock and of the CPU, bytes, every gate with its figure, and break-even: the CPU seconds over what one
-question costs less afterwards. ``pathways.py`` measures single memories of many sizes, whatever they become.
+each: seconds on the clock and of the CPU, bytes, every gate with its figure, and break-even: the CPU seconds over what
+one question costs less afterwards. ``pathways.py`` measures single memories of many sizes, whatever they become.
 
     python benchmarks/adapters_together.py                     sizes 1 and 4, four sets of 4 facts (some 10 minutes)
     python benchmarks/adapters_together.py --sizes 4 12 --sets 1
