@@ -41,6 +41,7 @@ PATHWAYS: Mapping[tuple[MemoryType, str], tuple[str, str]] = {
     (MemoryType.PLAINTEXT, MemoryType.ACTIVATION): ("prefill", "Prefill"),
     (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC): ("parametric", "Distillation"),
     (MemoryType.ACTIVATION, MemoryType.PLAINTEXT): ("recite", "Recitation"),
+    (MemoryType.ACTIVATION, MemoryType.PARAMETRIC): ("from_kv", "KVDistillation"),
     (MemoryType.PARAMETRIC, MemoryType.PLAINTEXT): ("elicit", "Elicitation"),
     (MemoryType.PARAMETRIC, MemoryType.ACTIVATION): ("adapted", "AdaptedPrefill"),
     (MemoryType.PARAMETRIC, MemoryType.PARAMETRIC): ("fuse", "Fusion"),

@@ -21,6 +21,7 @@ from memos_core.errors import GateFailed, InjectionUnavailable, InvalidInput
 from memos_core.render import render_block
 from memos_core.transform.base import Gate, Material, Meter, Pathway, Progress, Proposal
 from memos_core.transform.course import Maker, answered_as, invented, shortened
+from memos_core.transform.from_kv import check_standing
 from memos_core.transform.gates import share
 from memos_core.transform.lessons import Lesson, Reading, loaded_of
 from memos_core.transform.study import Question, StudyTemplates, bundled_templates, study
@@ -120,9 +121,7 @@ class Cartridge(Pathway):
             raise InvalidInput(f"{self.name} begins with activation memory, and none was given")
         if form.cube.payload.fingerprint != loaded.fingerprint:
             raise InvalidInput(f"the KV of {form.cube.id} was made by another model, or is no plain KV")
-        standing = {(cube.id, cube.version) for cube in material.cubes}
-        if set(form.cube.header.descriptive.lineage.sources) != standing:
-            raise InvalidInput(f"a memory that {form.cube.id} was made from has changed or is out of use")
+        check_standing(material, form)
         return decode(form.data, form.cube.payload).to(loaded.model.device)
 
 
