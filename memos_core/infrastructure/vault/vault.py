@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 
 from memos_core.clock import Clock, SystemClock
-from memos_core.embedding.base import Embedder, Vector
+from memos_core.embedding.base import Embedder, Vector, Vectors
 from memos_core.errors import EmbedderMismatch, InvalidInput, MissingExtra
 from memos_core.events import Event, EventHook, ignore_event
 from memos_core.infrastructure.vault import purging, reembedding, schema, searching, sharing, surveying, verification
@@ -29,6 +30,7 @@ from memos_core.infrastructure.vault.index.catalogue import Catalogue
 from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
 from memos_core.infrastructure.vault.index.granted import GrantedIndex
 from memos_core.infrastructure.vault.ledger import Ledger
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, PassageHit, SearchFilter, VaultReport
 from memos_core.infrastructure.vault.writing import WriteSession
@@ -37,7 +39,7 @@ __all__ = ["MemVault"]
 
 IndexChoice = Literal["auto", "exact", "chroma"]
 
-COLLECTION = select(schema.collections).where(schema.collections.c.name == bindparam("name"))
+COLLECTION = Prepared(select(schema.collections).where(schema.collections.c.name == bindparam("name")))
 
 EXACT_UP_TO = 50_000
 """Vectors of a namespace that are searched exactly under ``index="auto"``."""
@@ -70,6 +72,8 @@ class MemVault:
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
         self.index_choice = index
+        self.erase: Callable[[], object] | None = None
+        """Set on a vault that is to be erased when it is closed."""
 
     @classmethod
     def open(
@@ -215,6 +219,28 @@ class MemVault:
         with self.ledger.read() as connection:
             return searching.nearest(connection, index, place, query, k=k, condition=condition, min_score=min_score)
 
+    def alike(self, wanted: SearchFilter, vectors: Vectors, k: int, *, min_score: float) -> list[list[PassageHit]]:
+        """Return for each of ``vectors`` the memories that ``vector_search`` finds, from one look at the ledger.
+
+        Args:
+            vectors: Shape ``[vectors, dimension]``.
+
+        Raises:
+            EmbedderMismatch: The collection holds vectors of another embedder.
+            InvalidInput: The vectors have the wrong shape.
+        """
+        namespace = wanted.visibility.namespace
+        with self.ledger.read() as connection:
+            row = self._collection(connection, DEFAULT_COLLECTION)
+            place = row and searching.place_of(connection, row.id, row.dimension, namespace)
+            if row is None or place is None:
+                return [[] for _ in vectors]
+            scaled = searching.units(vectors, row.dimension)
+            if self._index(connection, place) is self.exact:
+                asked = partial(matching, wanted)
+                return searching.alike(connection, self.exact, place, scaled, k=k, condition=asked, min_score=min_score)
+        return [self.vector_search(wanted, vector, k, min_score=min_score) for vector in scaled]
+
     def similarities(
         self, passage_ids: Sequence[int], vector: Vector, collection: str = DEFAULT_COLLECTION
     ) -> dict[int, float]:
@@ -230,15 +256,16 @@ class MemVault:
             place = Place(row.id, 0, row.dimension)
             return searching.similarities(connection, place, passage_ids, searching.unit(vector, row.dimension))
 
-    def _collection(self, connection: Connection, name: str, embedder: str | None = None) -> Row[Any] | None:
-        row = connection.execute(COLLECTION, {"name": name}).first()
+    def _collection(self, connection: Connection, name: str, embedder: str | None = None) -> Any:
+        row = COLLECTION.first(connection, name=name)
         offered = embedder or (self.embedder.name if self.embedder else None)
         if row is not None and offered is not None and row.embedder != offered:
             raise EmbedderMismatch(name, stored=row.embedder, offered=offered)
         return row
 
     def _index(self, connection: Connection, place: Place, *, passages: int | None = None) -> VectorIndex:
-        few = passages is not None and passages <= EXACT_UP_TO  # then there are no more vectors, and nothing to ask
+        held = self.exact.size(connection, place) if passages is None else passages
+        few = held is not None and held <= EXACT_UP_TO  # then there are no more vectors, and nothing to ask
         if self.index_choice == "exact" or (self.index_choice == "auto" and (few or not chroma_installed())):
             return self.exact
         large = self.index_choice == "chroma" or searching.exceeds(connection, place, EXACT_UP_TO)
@@ -351,6 +378,8 @@ class MemVault:
         self.granted.drop()
         self.chroma.close()
         self.ledger.close()
+        if self.erase is not None:
+            self.erase()
 
     def emit(self, name: str, **detail: JsonValue) -> None:
         """Tell the observer of something that concerns the vault as a whole."""
