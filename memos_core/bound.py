@@ -11,6 +11,8 @@ from memos_core.engine.base import Engine
 from memos_core.interface.chat import ChatPipeline
 from memos_core.operation.background import Background
 from memos_core.operation.evolve import MemEvolution
+from memos_core.operation.feedback import MemFeedback
+from memos_core.operation.learning import MemLearning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
@@ -62,6 +64,14 @@ def retention(layers: Layers) -> MemRetention:
 def evolution(layers: Layers) -> MemEvolution:
     layers.lifecycle.flush()  # policies go by the counts
     return layers.evolution
+
+
+def judging(layers: Layers) -> MemFeedback:
+    return layers.feedback
+
+
+def lessons(layers: Layers) -> MemLearning:
+    return layers.learning
 
 
 class BoundScope:
@@ -154,6 +164,13 @@ class BoundScope:
     tidy = of_layer(retention, MemRetention.tidy)
     evolve = of_layer(evolution, MemEvolution.evolve)
 
+    # Feedback
+
+    feedback = of_layer(judging, MemFeedback.feedback)
+    learning = of_layer(lessons, MemLearning.learning)
+    rollback_learning = of_layer(lessons, MemLearning.rollback_learning)
+    reset_learning = of_layer(lessons, MemLearning.reset_learning)
+
     atransform_later = in_thread(transform_later)
     ajobs = in_thread(jobs)
     ajob = in_thread(job)
@@ -161,3 +178,7 @@ class BoundScope:
     aretry_job = in_thread(retry_job)
     atidy = in_thread(tidy)
     aevolve = in_thread(evolve)
+    afeedback = in_thread(feedback)
+    alearning = in_thread(learning)
+    arollback_learning = in_thread(rollback_learning)
+    areset_learning = in_thread(reset_learning)

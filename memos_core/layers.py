@@ -20,8 +20,10 @@ from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
+from memos_core.operation.feedback import MemFeedback
 from memos_core.operation.items import ItemOperator
-from memos_core.operation.jobs import JobQueue, JobSettings, Task
+from memos_core.operation.jobs import JobQueue, JobSettings
+from memos_core.operation.learning import LearningSettings, LearnTask, MemLearning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
@@ -31,11 +33,12 @@ from memos_core.operation.ranker import Ranker
 from memos_core.operation.refresh import RefreshTask
 from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
-from memos_core.operation.search import SearchSettings
+from memos_core.operation.search import SearchSettings, nothing_learned
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.principal import Principal
+from memos_core.records import Reply
 from memos_core.transform import PATHWAYS
 
 __all__ = ["Layers", "Parts", "wire"]
@@ -67,6 +70,8 @@ class Layers:
     evolution: MemEvolution
     retention: MemRetention
     chores: Chores
+    feedback: MemFeedback
+    learning: MemLearning
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -84,6 +89,7 @@ class Parts:
         jobs: How background work is tried.
         evolution: When memories change their form by themselves.
         retention: How long memories stay in use.
+        learning: How feedback changes the ranking.
     """
 
     engine: Engine | None = None
@@ -94,13 +100,19 @@ class Parts:
     jobs: JobSettings | None = None
     evolution: EvolutionPolicy | None = None
     retention: RetentionPolicy | None = None
+    learning: LearningSettings | None = None
 
 
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
     """Put the layers together."""
     ids, engine = UlidFactory(), parts.engine
     engines = WeakSet([engine] if engine else [])
-    operator = MemOperator(vault, governance, ids, parts.search, parts.ranker)
+    settings, search = parts.learning or LearningSettings(), parts.search or SearchSettings()
+    ranker = (parts.ranker or Ranker.load()).scaled(search.factors)
+    learning = MemLearning(vault, governance, ranker, settings)
+    feedback = MemFeedback(vault, governance, ids, records=settings.enabled)
+    learned = learning.experience if settings.enabled else nothing_learned
+    operator = MemOperator(vault, governance, ids, search, parts.ranker, learned)
     lifecycle = MemLifecycle(vault, governance)
     scheduler = scheduler_of(parts)
 
@@ -119,7 +131,13 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=partial(model_of, engine)
     )
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
-    worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
+    always = [RefreshTask(vault, queue, erased), LearnTask(learning)]
+    worker = Worker(queue, [*always, *([] if engine is None else [TransformTask(transforms, engine)])])
+
+    def answered(principal: Principal, reply: Reply) -> None:
+        evolution.observe(principal, reply.plan)
+        feedback.note(principal, reply.plan, reply.text)
+
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
@@ -130,7 +148,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         activations=activations,
         adapters=adapters,
         emit=emit,
-        observe=evolution.observe,
+        observe=answered,
     )
     return Layers(
         vault=vault,
@@ -152,7 +170,11 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None),
+        chores=Chores(
+            vault, lifecycle, worker, evolution, retention, feedback, learning, evolves=parts.evolution is not None
+        ),
+        feedback=feedback,
+        learning=learning,
         engines=engines,
     )
 
@@ -168,8 +190,3 @@ def scheduler_of(parts: Parts) -> MemScheduler:
         return scheduler
     preference = BackgroundPreference(scheduler.preference)
     return MemScheduler(selection=scheduler.selection, preference=preference, working=scheduler.working)
-
-
-def tasks_of(transforms: MemTransform, engine: Engine | None, refresh: Task) -> list[Task]:
-    """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
-    return [refresh] if engine is None else [refresh, TransformTask(transforms, engine)]

@@ -23,6 +23,7 @@ from memos_core.layers import Layers, Parts, wire
 from memos_core.operation.evolve import Decision, EvolutionPolicy
 from memos_core.operation.items import ItemIndex
 from memos_core.operation.jobs import JobQueue, JobSettings
+from memos_core.operation.learning import LearningSettings
 from memos_core.operation.operator import passages_of
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.retention import RetentionPolicy, Tidying
@@ -73,6 +74,7 @@ class MemOS:
         jobs: JobSettings | None = None,
         evolution: EvolutionPolicy | None = None,
         retention: RetentionPolicy | None = None,
+        learning: LearningSettings | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -93,6 +95,7 @@ class MemOS:
             jobs: How background work is tried.
             evolution: When memories change their form by themselves; None: only when ``evolve`` is called.
             retention: How long memories stay in use, and how many; None: all, for ever.
+            learning: How a user's feedback changes the ranking of that user's memories.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -114,6 +117,7 @@ class MemOS:
             jobs=jobs,
             evolution=evolution,
             retention=retention,
+            learning=learning,
         )
         return cls(wire(vault, MemGovernance(clock=clock, limits=limits), parts, on_event))
 
@@ -246,6 +250,7 @@ class MemOS:
         """Write what waits and let go of all files. Idempotent. An engine that was handed in stays open."""
         if not self._layers.vault.closed:
             self._layers.lifecycle.flush()
+            self._layers.feedback.flush()
         self._layers.vault.close()
 
     def __enter__(self) -> Self:

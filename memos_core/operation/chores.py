@@ -7,6 +7,8 @@ from datetime import datetime
 
 from memos_core.infrastructure.vault import MemVault
 from memos_core.operation.evolve import MemEvolution
+from memos_core.operation.feedback import MemFeedback
+from memos_core.operation.learning import MemLearning, queue_learning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.refresh import queue_refreshes
 from memos_core.operation.retention import MemRetention
@@ -29,6 +31,8 @@ class Chores:
         worker: Worker,
         evolution: MemEvolution,
         retention: MemRetention,
+        feedback: MemFeedback,
+        learning: MemLearning,
         *,
         evolves: bool,
     ) -> None:
@@ -37,6 +41,8 @@ class Chores:
         self.worker = worker
         self.evolution = evolution
         self.retention = retention
+        self.feedback = feedback
+        self.learning = learning
         self.evolves = evolves
         self._done: dict[str, datetime] = {}
         self._lock = threading.Lock()
@@ -56,7 +62,9 @@ class Chores:
 
     def _round(self, stop: threading.Event | None) -> int:
         self.lifecycle.flush()
+        self.feedback.flush()
         queue_refreshes(self.vault, self.worker.queue)
+        queue_learning(self.vault, self.worker.queue, self.learning.settings)
         policy = self.retention.policy
         if policy is not None and self._is_time("tidy", policy.every_seconds):
             self.retention.tidy_all()

@@ -31,7 +31,7 @@ from memos_core.infrastructure.vault.items import item_key
 from memos_core.item import decoded_value
 from memos_core.operation.item_writing import pieces_of
 from memos_core.operation.ranker import Ranker
-from memos_core.operation.search import NEAR_DUPLICATE, MemSearch, SearchSettings
+from memos_core.operation.search import NEAR_DUPLICATE, Learned, MemSearch, SearchSettings, nothing_learned
 from memos_core.operation.superseding import contradicted, reinstated, supersede
 from memos_core.operation.words import words
 from memos_core.principal import Principal
@@ -62,12 +62,13 @@ class MemOperator:
         ids: UlidFactory,
         settings: SearchSettings | None = None,
         ranker: Ranker | None = None,
+        learned: Learned = nothing_learned,
     ) -> None:
         self.vault = vault
         self.governance = governance
         self.ids = ids
         self.settings = settings or SearchSettings()
-        self.finder = MemSearch(vault, governance, self.settings, ranker or Ranker.load())
+        self.finder = MemSearch(vault, governance, self.settings, ranker or Ranker.load(), learned)
 
     # Writing
 
