@@ -36,7 +36,7 @@ format: $(VENV)/.ready-dev  ## format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the README's tables anew; INPUT=FILE adds recall
+bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the tables of README.md and docs/measured.md anew; INPUT=FILE adds recall
 	$(MEASURE)/structured_output.py --out $(RESULTS)/structured_output.json
 	$(MEASURE)/kv_storage.py
 	$(MEASURE)/kv_composition.py

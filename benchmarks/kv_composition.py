@@ -57,7 +57,12 @@ class Seconds(NamedTuple):
 
 def policies(ratios: Sequence[float], check_layer: int | None) -> dict[str, ComposePolicy]:
     """Return what is measured, by name; figures do not decide here."""
-    free: dict[str, Any] = {"max_divergence": UNLIMITED, "min_agreement": 0.0, "check_layer": check_layer}
+    free: dict[str, Any] = {
+        "max_divergence": UNLIMITED,
+        "min_self_contained": 0.0,
+        "min_cross": 0.0,
+        "check_layer": check_layer,
+    }
     blends = {f"blend {ratio:g}": ComposePolicy("blend", ratio=ratio, **free) for ratio in ratios}
     return {
         "full": ComposePolicy("full"),

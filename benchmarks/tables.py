@@ -1,4 +1,4 @@
-"""Writes the tables of README.md from the committed results: ``python benchmarks/tables.py``.
+"""Writes the tables of README.md and docs/measured.md from the committed results: ``python benchmarks/tables.py``.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The test suite checks that each is up to date.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
 READER = ROOT / "memos_core" / "engine" / "reader" / "evaluation.json"
 PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -176,7 +177,74 @@ def langchain_agent() -> str:
     return table([*head, "processor time", "in the first round"], rows)
 
 
+def recall() -> str:
+    """Evidence among the best hits, beside other libraries."""
+    rows = []
+    for name, result in load(RESULTS / "recall.json")["files"].items():
+        for system, row in result["systems"].items():
+            cells = (f"{row[cutoff]:.3f}" for cutoff in ("recall@1", "recall@5", "recall@10"))
+            rows.append([SETS[name], str(result["questions"]), NAMES.get(system, system), *cells])
+    return table(["conversations", "questions", "system", "recall@1", "recall@5", "recall@10"], rows)
+
+
+SETS = {"locomo-dev.json.gz": "LoCoMo, development", "realmem-dev.json.gz": "RealMem, users held out"}
+NAMES = {
+    "memos": "MemOS",
+    "chroma": "Chroma",
+    "langchain ensemble": "LangChain EnsembleRetriever",
+    "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
+}
+
+
+def lora() -> str:
+    """Adapters by plan, against PEFT's."""
+    result = load(RESULTS / "lora.json")
+    one, switching, loading, threads = (result[part] for part in ("one_token", "switching", "loading", "threads"))
+    return table(
+        ["", "MemOS", "PEFT"],
+        [
+            ["wrong answers, of requests", f"{threads['wrong']} of {threads['requests']:,}",
+             f"{threads['peft_wrong']} of {threads['peft_requests']:,}"],
+            ["a token takes longer by", f"{one['plan_overhead']:.0%}", f"{one['peft_overhead']:.0%}"],
+            ["switching", f"{switching['switch_ms']:.3f} ms", f"{switching['peft_switch_ms']:.1f} ms"],
+            ["loading", f"{loading['load_ms']:.1f} ms", f"{loading['peft_load_ms']:.1f} ms"],
+        ],
+    )  # fmt: skip
+
+
+def headlines() -> str:
+    """The figures that the README opens with."""
+    rows = []
+    for name, result in load(RESULTS / "recall.json")["files"].items():
+        systems = {system: row["recall@10"] for system, row in result["systems"].items()}
+        others = ", ".join(
+            f"{NAMES.get(system, system)} {best:.3f}" for system, best in systems.items() if system != "memos"
+        )
+        rows.append([f"evidence among the ten best hits, {SETS[name]}", f"{systems['memos']:.3f}", others])
+    first = load(RESULTS / "kv_speed.json")["ttft"]["2000"]["seconds"]
+    prompt = min(first["full_prompt"]["median"], first["full_prompt_transformers"]["median"])
+    for place, way in (("RAM", "stored_kv_ram"), ("a cold disk", "stored_kv_cold_disk")):
+        ratio = f"{prompt / first[way]['median']:.1f}x sooner"
+        rows.append([f"first token after 2,000 tokens of memory, KV from {place}", ratio, "computing the prompt"])
+    decode = load(RESULTS / "kv_speed_28_layers.json")["decode"]
+    rows.append(
+        ["each token after 4,000 tokens of memory", f"{decode['speed_up']:.1f}x faster", "transformers' DynamicCache"]
+    )
+    batch = max(load(RESULTS / "kv_batch.json")["batches"], key=lambda row: (row["requests"], row["one_memory"]))
+    ratio = f"{batch['speed_up']['decode_against_one_by_one']:.1f}x the tokens a second"
+    rows.append([f"{batch['requests']} requests at once on one stored memory", ratio, "one after the other"])
+    threads = load(RESULTS / "lora.json")["threads"]
+    rows.append(
+        [f"wrong answers of {threads['requests']:,} requests from 8 threads, 8 adapters", str(threads["wrong"]),
+         f"PEFT's `set_adapter`: {threads['peft_wrong']} of {threads['peft_requests']}"]
+    )  # fmt: skip
+    return table(["on a CPU", "MemOS", "compared with"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "headlines": headlines,
+    "recall": recall,
+    "lora": lora,
     "evidence_recall": evidence_recall,
     "reader": reader,
     "kv_speed": kv_speed,
@@ -195,5 +263,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    page = ROOT / "README.md"
-    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

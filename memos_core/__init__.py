@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memos_core.errors import MemosError
     from memos_core.events import Event
     from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
+    from memos_core.grants import GrantRecord
     from memos_core.infrastructure.governance import Limits
     from memos_core.infrastructure.vault import Job, JobState
     from memos_core.interface.chat import ChatOptions
@@ -83,6 +84,7 @@ HOMES = {
     "EvolutionPolicy": "memos_core.operation.evolve",
     "FindItems": "memos_core.item",
     "FoundItem": "memos_core.item",
+    "GrantRecord": "memos_core.grants",
     "GetItem": "memos_core.item",
     "HFEngine": "memos_core.engine",
     "Hit": "memos_core.records",
@@ -151,6 +153,7 @@ __all__ = [
     "FindItems",
     "FoundItem",
     "GetItem",
+    "GrantRecord",
     "HFEngine",
     "Hit",
     "Inject",

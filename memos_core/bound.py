@@ -18,6 +18,7 @@ from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator
 from memos_core.operation.retention import MemRetention
+from memos_core.operation.sharing import MemSharing
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.principal import Principal
 from memos_core.twins import in_thread
@@ -72,6 +73,10 @@ def judging(layers: Layers) -> MemFeedback:
 
 def lessons(layers: Layers) -> MemLearning:
     return layers.learning
+
+
+def rights(layers: Layers) -> MemSharing:
+    return layers.sharing
 
 
 class BoundScope:
@@ -140,6 +145,16 @@ class BoundScope:
     amerge = in_thread(merge)
     asplit = in_thread(split)
     arevert = in_thread(revert)
+
+    # Rights of others
+
+    grant = of_layer(rights, MemSharing.grant)
+    revoke = of_layer(rights, MemSharing.revoke)
+    grants = of_layer(rights, MemSharing.grants)
+
+    agrant = in_thread(grant)
+    arevoke = in_thread(revoke)
+    agrants = in_thread(grants)
 
     # Time machine
 

@@ -22,6 +22,7 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
+from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -245,6 +246,8 @@ class Governance(Frozen):
         retention: How long it is kept.
         trust: How far its source is believed.
         frozen: Whether it is protected from change.
+        shared: Whether this is what another user may read of it: without links, lineage, counters and grants. Never
+            stored.
     """
 
     owner: str
@@ -255,6 +258,12 @@ class Governance(Frozen):
     retention: Retention = Retention()
     trust: Trust = Trust.NORMAL
     frozen: bool = False
+    shared: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        return {name: value for name, value in values.items() if name != "shared" or value}
 
 
 class Behaviour(Frozen):
@@ -368,6 +377,12 @@ class MemCube(Frozen):
     version: int = Field(default=1, ge=1)
     state: State = State.ACTIVE
 
+    def __repr__(self) -> str:
+        """Return one line that a person can read; the header has the rest."""
+        return f"MemCube({self.id}, {self.type}, version {self.version}, {self.state}: {shorten(self.text, 72)!r})"
+
+    __str__ = __repr__
+
     @property
     def id(self) -> str:
         return self.header.descriptive.id
@@ -407,6 +422,23 @@ class MemCube(Frozen):
     @property
     def created(self) -> datetime:
         return self.header.descriptive.created
+
+    @property
+    def owner(self) -> str:
+        """The user whose memory it is."""
+        return self.header.governance.owner
+
+    @property
+    def shared(self) -> bool:
+        """Whether another user owns it, who lets the reader see it."""
+        return self.header.governance.shared
+
+    def as_shared(self) -> MemCube:
+        """Return what someone may see of it to whom it was granted: nothing of its owner's other memories."""
+        descriptive = self.header.descriptive.model_copy(update={"links": (), "lineage": Lineage(), "metadata": {}})
+        governance = self.header.governance.model_copy(update={"agent": None, "grants": (), "shared": True})
+        header = Header(descriptive=descriptive, governance=governance)
+        return self.model_copy(update={"header": header})
 
     @property
     def digest(self) -> str:

@@ -18,7 +18,6 @@ keeps working, and carries what a program needs to act on it as attributes.
     ├── JobNotFound (KeyError)                 malformed, absent and foreign job ids alike
     ├── JobLost (RuntimeError)                 a job was cancelled, forgotten or taken over while it ran
     ├── GateFailed (RuntimeError)              another form of a memory is not good enough to serve; nothing was stored
-    ├── NotYetAvailable (RuntimeError)         a public name whose work a later release brings
     ├── MissingExtra (ImportError)             an optional package is absent; names the pip command
     ├── EmbedderMismatch (ValueError)          a collection was made by another embedder
     ├── VaultError (RuntimeError)
@@ -68,7 +67,6 @@ __all__ = [
     "MemosError",
     "MissingExtra",
     "ModelNotFound",
-    "NotYetAvailable",
     "QuotaReached",
     "ScopeConflict",
     "SourcesChanged",
@@ -211,10 +209,6 @@ class GateFailed(MemosError, RuntimeError):
         super().__init__(f"{pathway} did not pass its gates, so the memory stays as it is: {'; '.join(failures)}")
         self.pathway = pathway
         self.failures = tuple(failures)
-
-
-class NotYetAvailable(MemosError, RuntimeError):
-    """A public name whose work a later release brings."""
 
 
 class MissingExtra(MemosError, ImportError):

@@ -12,7 +12,9 @@ import secrets
 import threading
 from datetime import UTC, datetime
 
-__all__ = ["UlidFactory", "is_ulid", "ulid_time"]
+from memos_core.errors import InvalidInput
+
+__all__ = ["UlidFactory", "checked_cursor", "is_ulid", "ulid_time"]
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 PATTERN = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -43,6 +45,17 @@ def encode(number: int) -> str:
 def is_ulid(text: object) -> bool:
     """Tell whether ``text`` is a well-formed ULID."""
     return isinstance(text, str) and PATTERN.fullmatch(text) is not None
+
+
+def checked_cursor(cursor: str | None) -> str | None:
+    """Return a page's cursor, which is the id that the page ended with.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    if cursor is not None and not is_ulid(cursor):
+        raise InvalidInput(f"cursor must be that of an earlier page, not {cursor!r}")
+    return cursor
 
 
 def ulid_time(ulid: str) -> datetime:

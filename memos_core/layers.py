@@ -22,8 +22,8 @@ from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
 from memos_core.operation.feedback import MemFeedback
 from memos_core.operation.items import ItemOperator
-from memos_core.operation.jobs import JobQueue, JobSettings
-from memos_core.operation.learning import LearningSettings, LearnTask, MemLearning
+from memos_core.operation.jobs import JobQueue, JobSettings, Task
+from memos_core.operation.learning import LearningSettings, LearnTask, MemLearning, queue_learning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
@@ -33,7 +33,8 @@ from memos_core.operation.ranker import Ranker
 from memos_core.operation.refresh import RefreshTask
 from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
-from memos_core.operation.search import SearchSettings, nothing_learned
+from memos_core.operation.search import SearchSettings
+from memos_core.operation.sharing import MemSharing
 from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
@@ -57,6 +58,7 @@ class Layers:
     lifecycle: MemLifecycle
     merging: MemMerging
     snapshots: MemSnapshots
+    sharing: MemSharing
     lineage: MemLineage
     chat: ChatPipeline
     engine: Engine | None
@@ -107,37 +109,24 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     """Put the layers together."""
     ids, engine = UlidFactory(), parts.engine
     engines = WeakSet([engine] if engine else [])
-    settings, search = parts.learning or LearningSettings(), parts.search or SearchSettings()
-    ranker = (parts.ranker or Ranker.load()).scaled(search.factors)
-    learning = MemLearning(vault, governance, ranker, settings)
-    feedback = MemFeedback(vault, governance, ids, records=settings.enabled)
-    learned = learning.experience if settings.enabled else nothing_learned
-    operator = MemOperator(vault, governance, ids, search, parts.ranker, learned)
+    learning = learning_of(vault, governance, parts)
+    feedback = MemFeedback(vault, governance, ids, records=learning.settings.enabled)
+    operator = MemOperator(vault, governance, ids, parts.search, parts.ranker, learned=learning.experience)
     lifecycle = MemLifecycle(vault, governance)
     scheduler = scheduler_of(parts)
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
         return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
 
-    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
-        for one in list(engines):
-            one.drop(activations(principal, ()).owner, derived_ids)
-
+    erased = erasing(engines, activations)
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
     adapters = MemAdapters(vault, governance)
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
-    policy = parts.evolution or EvolutionPolicy()
-    evolution = MemEvolution(
-        vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=partial(model_of, engine)
-    )
+    model, policy = partial(model_of, engine), parts.evolution or EvolutionPolicy()
+    evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=model)
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
-    always = [RefreshTask(vault, queue, erased), LearnTask(learning)]
-    worker = Worker(queue, [*always, *([] if engine is None else [TransformTask(transforms, engine)])])
-
-    def answered(principal: Principal, reply: Reply) -> None:
-        evolution.observe(principal, reply.plan)
-        feedback.note(principal, reply.plan, reply.text)
-
+    worker = Worker(queue, tasks_of(transforms, engine, [RefreshTask(vault, queue, erased), LearnTask(learning)]))
+    evolves, gather = parts.evolution is not None, gathering(feedback, learning, queue)
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
@@ -148,7 +137,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         activations=activations,
         adapters=adapters,
         emit=emit,
-        observe=answered,
+        observe=observers(evolution, feedback),
     )
     return Layers(
         vault=vault,
@@ -158,6 +147,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         lifecycle=lifecycle,
         merging=MemMerging(vault, governance, operator),
         snapshots=MemSnapshots(vault, governance, ids),
+        sharing=MemSharing(vault, governance),
         lineage=MemLineage(vault, governance),
         chat=chat,
         engine=engine,
@@ -170,13 +160,54 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(
-            vault, lifecycle, worker, evolution, retention, feedback, learning, evolves=parts.evolution is not None
-        ),
+        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=evolves, gather=gather),
         feedback=feedback,
         learning=learning,
         engines=engines,
     )
+
+
+def erasing(
+    engines: WeakSet[Engine], activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+) -> Erased:
+    """Return what has every engine let go of derived cubes that are gone."""
+
+    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
+        for one in list(engines):
+            one.drop(activations(principal, ()).owner, derived_ids)
+
+    return erased
+
+
+def learning_of(vault: MemVault, governance: MemGovernance, parts: Parts) -> MemLearning:
+    """Return the layer of learning, around the ranker that searches go by."""
+    ranker = (parts.ranker or Ranker.load()).scaled((parts.search or SearchSettings()).factors)
+    return MemLearning(vault, governance, ranker, parts.learning or LearningSettings())
+
+
+def observers(evolution: MemEvolution, feedback: MemFeedback) -> Callable[[Principal, Reply], None]:
+    """Return what looks at replies once they are there."""
+
+    def observe(principal: Principal, reply: Reply) -> None:
+        evolution.observe(principal, reply.plan)
+        feedback.note(principal, reply.plan, reply.text)
+
+    return observe
+
+
+def gathering(feedback: MemFeedback, learning: MemLearning, queue: JobQueue) -> Callable[[], None]:
+    """Return what writes down what was noted, and queues the learning from it."""
+
+    def gather() -> None:
+        feedback.flush()
+        queue_learning(feedback.vault, queue, learning.settings)
+
+    return gather
+
+
+def tasks_of(transforms: MemTransform, engine: Engine | None, always: Sequence[Task]) -> list[Task]:
+    """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
+    return [*always] if engine is None else [*always, TransformTask(transforms, engine)]
 
 
 def model_of(engine: Engine | None) -> str | None:

@@ -86,8 +86,7 @@ class MemOS:
             embedder: Makes vectors: the bundled MiniLM by default; None finds by words alone.
             index: ``exact`` search over a scope's vectors, ``chroma``, or ``auto``: Chroma above 50,000 vectors.
             limits: What a scope may hold.
-            max_text_chars: Short for ``limits``: longest text of one memory.
-            max_bytes: Short for ``limits``: most bytes of one namespace.
+            max_text_chars, max_bytes: Short for ``limits``: longest text of one memory, most bytes of a namespace.
             scheduler: How memories are chosen.
             search: How memories are found.
             ranker: Weighs what speaks for a memory; by default the one that ships with the project.
@@ -105,9 +104,7 @@ class MemOS:
         """
         clock = clock or SystemClock()
         vault = MemVault.open(path, embedder=resolved_embedder(embedder), index=index, clock=clock, on_event=on_event)
-        limits = limits or Limits()
-        given = {"max_text_chars": max_text_chars, "max_bytes": max_bytes}
-        limits = Limits(**{**limits.model_dump(), **{key: value for key, value in given.items() if value is not None}})
+        limits = limits_with(limits, max_text_chars=max_text_chars, max_bytes=max_bytes)
         parts = Parts(
             engine=engine,
             scheduler=scheduler,
@@ -260,6 +257,12 @@ class MemOS:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def limits_with(limits: Limits | None, **given: int | None) -> Limits:
+    """Return ``limits``, or the usual ones, with those that are given in their place."""
+    values = (limits or Limits()).model_dump()
+    return Limits(**{**values, **{key: value for key, value in given.items() if value is not None}})
 
 
 def resolved_embedder(embedder: Embedder | str | None) -> Embedder | None:

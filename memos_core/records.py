@@ -232,10 +232,21 @@ class Hit:
         return self.cube.header
 
     @property
+    def owner(self) -> str:
+        """The user whose memory it is."""
+        return self.cube.owner
+
+    @property
+    def shared(self) -> bool:
+        """Whether another user owns it, who granted it to the one who searched."""
+        return self.cube.shared
+
+    @property
     def metadata(self) -> dict[str, JsonValue]:
         """Where it comes from, as JSON values and without empty fields: speaker, session, at, ref, uri, tags ..."""
         what = self.header.descriptive
         fields = {**what.source.model_dump(mode="json"), "kind": what.kind, "tags": list(what.tags)}
+        fields["shared_by"] = self.owner if self.shared else None
         return {name: value for name, value in fields.items() if value not in (None, [])}
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from pydantic import JsonValue
 
@@ -20,9 +20,11 @@ from memos_core.bound import BoundScope
 from memos_core.collection import Collection, CollectionOptions, open_collection
 from memos_core.cube import MemCube, MemoryType, State
 from memos_core.engine.base import Engine, EngineRequest
-from memos_core.errors import InvalidInput, NotYetAvailable
+from memos_core.errors import InvalidInput
 from memos_core.events import Event
+from memos_core.ids import checked_cursor
 from memos_core.infrastructure.vault import UsageDelta
+from memos_core.infrastructure.vault.granting import state_of
 from memos_core.interface.adapters import ScopeAdapters
 from memos_core.interface.arguments import TypeName, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
@@ -47,9 +49,6 @@ from memos_core.records import (
     TurnFields,
 )
 from memos_core.twins import in_thread
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Scope"]
 
@@ -112,10 +111,6 @@ class Scope(BoundScope):
             self._emit("memory.added", committed)
             self._layers.retention.added(self._principal, len(committed))
         return receipts
-
-    def grant(self, grantee: str, right: str, *, cube_id: str) -> None:
-        """Give someone else a right. Not available yet."""
-        raise NotYetAvailable("sharing memories between users comes in a later release")
 
     def forget(self, cube_id: str | Sequence[str]) -> Erasure:
         """Erase a memory (or several), all its versions and everything made from it. There is no way back."""
@@ -206,10 +201,10 @@ class Scope(BoundScope):
         return context_of(named, self._layers.scheduler, self._count_tokens)
 
     def get(self, cube_id: str) -> MemCube:
-        """Return a memory by id, in any state."""
+        """Return a memory by id, in any state; of another user's, what was granted, while it is active."""
         self._layers.lifecycle.flush()
         with self._layers.vault.read() as session:
-            return found(session.cube(self._visibility, cube_id), cube_id)
+            return found(session.cube(self._layers.governance.reach(self._principal), cube_id), cube_id)
 
     def resolve(self, ids: Sequence[str], *, max_tokens: int | None = None) -> Resolution:
         """Return the memories that may enter a prompt now, by their own ids or by those of documents of collections.
@@ -248,7 +243,7 @@ class Scope(BoundScope):
             cubes = ledger.listing(
                 self._visibility,
                 limit=limit + 1,
-                after=cursor,
+                after=checked_cursor(cursor),
                 types=memory_types(type),
                 states=(memory_state(state),),
                 now=self._now(),
@@ -276,7 +271,8 @@ class Scope(BoundScope):
             change = session.newest_change(self._principal.namespace)
             # What expires, or begins or ceases to hold, does so without a change.
             passed = session.moments_passed(self._principal.namespace, self._now())
-        state = (space.salt if space else b"", self.agent, self.session, change, passed)
+            granted = state_of(session, self._layers.governance.reach(self._principal))
+        state = (space.salt if space else b"", self.agent, self.session, change, passed, granted)
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def export(self, path: str | os.PathLike[str]) -> int:
@@ -318,7 +314,8 @@ class Scope(BoundScope):
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
-        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories. ``to="parametric"``
+        ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories, under an adapter
+        that acts on every token if one is named (alone: with the memories that it was made from). ``to="parametric"``
         distils them into a LoRA adapter and examines it. ``to="plaintext"`` reads a KV cache back, or asks an adapter
         what it knows. What did not pass its gates is not stored.
         ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
@@ -340,7 +337,7 @@ class Scope(BoundScope):
         self,
         cube_ids: Sequence[str],
         *,
-        to: Literal["activation", "parametric"],
+        to: Literal["activation", "parametric", "plaintext"],
         progress: Callable[[int, int], None] | None = None,
     ) -> builtins.list[MemCube]:
         """``transform`` for each memory alone; ``progress`` counts memories. What is done when one fails stays done."""
@@ -406,7 +403,6 @@ class Scope(BoundScope):
 
     aadd = in_thread(add)
     aadd_many = in_thread(add_many)
-    agrant = in_thread(grant)
     aforget = in_thread(forget)
     asearch = in_thread(search)
     acontext = in_thread(context)
@@ -434,7 +430,8 @@ class Scope(BoundScope):
 
     def _searched(self, hits: Sequence[Hit]) -> None:
         cube_ids = tuple(hit.cube.id for hit in hits)
-        self._layers.lifecycle.count(cube_ids, UsageDelta(reads=1, last_used=self._now()))
+        own = [hit.cube.id for hit in hits if not hit.shared]  # reading what others own changes nothing of theirs
+        self._layers.lifecycle.count(own, UsageDelta(reads=1, last_used=self._now()))
         self._emit("memory.searched", cube_ids)
 
     def _emit(self, name: str, cube_ids: tuple[str, ...]) -> None:

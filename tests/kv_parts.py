@@ -8,9 +8,20 @@ import torch
 
 from memos_core.engine.kv.cache import layer_types, new_cache, snapshot
 from memos_core.engine.kv.codec import KVBlob, as_token_ids, decode, encode
+from memos_core.engine.kv.probes import Block, Probe, ProbeSet
 from memos_core.testing.models import payload_of
 
 LENGTH = 48
+ONE_BLOCK = ProbeSet(
+    "one block",
+    (
+        Block(
+            ("My cat is called Biscuit.", "Ada lives in Lisbon, near the harbour.", "Ben is a baker."),
+            (Probe("What is my cat called?", "Biscuit"), Probe("Where does the baker live?", "Lisbon", "cross")),
+        ),
+    ),
+)
+"""Two questions: enough where figures decide nothing."""
 COVERED = ("llama", "qwen2", "qwen3", "gpt_neox", "phi3")
 """Families that attend to a stored prefix where it lies."""
 OTHERS = ("mistral", "gemma3")

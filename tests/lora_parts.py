@@ -110,13 +110,13 @@ class DictBlobs:
         return AdapterChoice(cube_id, made, **more)
 
 
-def adapt(scope: Scope, cube_ids: list[str], *, seed: int = 0) -> MemCube:
+def adapt(scope: Scope, cube_ids: list[str], *, seed: int = 0, acts: Any = "tail") -> MemCube:
     """Keep a random adapter as if it had been distilled from these memories."""
     engine = scope.engine
     assert isinstance(engine, HFEngine)
     factors = random_factors(engine.loaded.model, seed=seed)
     config = peft_config(4, list(factors), "tiny")
-    built = BuiltAdapter(encode(factors), config, engine.base_fingerprint, "tiny")
+    built = BuiltAdapter(encode(factors), config, engine.base_fingerprint, "tiny", acts)
     sources = tuple((cube_id, scope.get(cube_id).version) for cube_id in cube_ids)
     proposal = Proposal("plaintext->parametric", sources, built, {"steps": 3})
     return scope.get(scope._layers.transforms.commit(Principal(scope.user), proposal))

@@ -1,4 +1,4 @@
-"""Figures in the README come from committed results, and every benchmark says how it is used."""
+"""Figures in the pages come from committed results, and every benchmark says how it is used."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.nam
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 
 
-def test_the_tables_of_the_readme_are_made_from_the_results() -> None:
+def test_the_tables_of_the_pages_are_made_from_the_results() -> None:
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
     assert spec is not None
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables.filled(text) == text, "run python benchmarks/tables.py"
-    assert {place["name"] for place in tables.PLACE.finditer(text)} == set(tables.TABLES)
+    texts = [page.read_text(encoding="utf-8") for page in tables.PAGES]
+    for text in texts:
+        assert tables.filled(text) == text, "run python benchmarks/tables.py"
+    assert {place["name"] for text in texts for place in tables.PLACE.finditer(text)} == set(tables.TABLES)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

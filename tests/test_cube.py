@@ -170,6 +170,16 @@ def test_a_naive_moment_is_utc_and_others_are_moved_to_it():
     assert plain(valid_from=east).header.descriptive.valid_from.utcoffset() == timedelta(0)
 
 
+def test_a_cube_prints_as_one_line_however_long_its_text_is():
+    cube = plain()
+    long = cube.model_copy(update={"payload": cube.payload.model_copy(update={"text": "word\n" * 1000})})
+    for each in (cube, long):
+        assert each.id in repr(each)
+        assert each.text[:4] in str(each)
+        assert len(str(each)) < 180
+        assert "\n" not in str(each)
+
+
 def test_cubes_without_text_are_named_by_their_title():
     payload = ActivationPayload(
         blob=BlobRef(address="0" * 64, size_bytes=1), fingerprint="f", token_digest="d", token_count=1, model="m"

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from engine_parts import FACTS, QUESTION, ask, cubes
+from kv_parts import ONE_BLOCK
 from tokenizers import Regex, pre_tokenizers, trainers
 
 from memos_core import MemOS
 from memos_core.cube import MemCube
 from memos_core.engine import ComposePolicy, HFEngine
 from memos_core.engine.compose import Mode
+from memos_core.engine.kv.probes import Block, Probe, ProbeSet
 from memos_core.errors import InvalidInput
 from memos_core.records import Message, Placement
 from memos_core.render import MemoryBlock, render_block
@@ -25,7 +27,8 @@ FAMILIES = ["llama", "qwen2", "qwen3", "gpt_neox", "phi3"]
 
 def lenient(mode: Mode, **options: Any) -> ComposePolicy:
     """Return a policy that random weights pass."""
-    return ComposePolicy(mode, max_divergence=1e9, min_agreement=0.0, **options)
+    free = {"max_divergence": 1e9, "min_self_contained": 0.0, "min_cross": 0.0, "probes": ONE_BLOCK}
+    return ComposePolicy(mode, **{**free, **options})
 
 
 def engine(compose: Mode | ComposePolicy, family: str = "llama", **overrides: Any) -> HFEngine:
@@ -54,7 +57,7 @@ def test_every_memory_comes_from_its_own_kv_and_the_plan_says_so(mode: Mode, fam
     exact = engine("exact", family).generate(ask("kv", memories, store=store_each(with_kv, memories[:1])))
     assert [memory.placed for memory in reply.plan.memories] == [Placement.KV] * 3
     assert "approximately" in reply.plan.memories[1].reason
-    assert f"{mode} against computing everything: KL " in notes(reply)
+    assert f"{mode} against computing everything: self-contained " in notes(reply)
     assert "approximate" in notes(reply)
     assert "kv-2, kv-3" in notes(reply)
     assert reply.usage.prompt_tokens == exact.usage.prompt_tokens
@@ -102,12 +105,12 @@ def test_without_being_asked_an_engine_stays_exact() -> None:
 
 def test_figures_that_do_not_pass_give_way_to_exact() -> None:
     memories = cubes()
-    strict = engine(ComposePolicy("shift", max_divergence=1e-9))
+    strict = engine(lenient("shift", max_divergence=1e-9))
     store = store_each(strict, memories)
     reply = strict.generate(ask("kv", memories, store=store))
     assert reply.text == strict.generate(ask("text", memories)).text
-    assert "gave way to exact: shift against computing everything: KL" in notes(reply)
-    assert "the limits are KL 1e-09, 95%" in notes(reply)
+    assert "gave way to exact: shift against computing everything: self-contained" in notes(reply)
+    assert "the limits are 0% and 0% of right answers kept, KL 1e-09" in notes(reply)
     assert len(store.published) == 4
 
 
@@ -115,8 +118,7 @@ def test_auto_takes_the_cheapest_that_passes() -> None:
     memories = cubes()
     found = {}
     for limit in (1e9, 1e-4, 0.0):
-        policy = ComposePolicy("auto", ratio=1.0, max_divergence=limit, min_agreement=0.0)
-        choosing = engine(policy)
+        choosing = engine(lenient("auto", ratio=1.0, max_divergence=limit))
         found[limit] = notes(choosing.generate(ask("kv", memories, store=store_each(choosing, memories))))
     assert "shift against" in found[1e9]
     assert "blend against" in found[1e-4]
@@ -250,8 +252,12 @@ def test_memories_transformed_one_by_one_serve_a_chat_with_all_of_them(tmp_path:
 def test_a_policy_with_nonsense_is_refused() -> None:
     with pytest.raises(InvalidInput, match="compose is one of"):
         ComposePolicy("fast")  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match="share"):
+    with pytest.raises(InvalidInput, match="ratio is a share"):
         ComposePolicy("blend", ratio=1.5)
+    with pytest.raises(InvalidInput, match="min_cross is a share"):
+        ComposePolicy("blend", min_cross=95)
+    with pytest.raises(InvalidInput, match="at least two facts"):
+        ComposePolicy("blend", probes=ProbeSet("empty", (Block(("One.",), (Probe("What?", "One"),)),)))
 
 
 def test_a_memory_alone_is_the_block_it_would_have() -> None:

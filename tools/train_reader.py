@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from reader.train import Settings, Trainer, export, latest_checkpoint, prepare_tokenizer
+from reader.warm import take_over
 
 
 def parse() -> argparse.Namespace:
@@ -34,6 +35,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=base.save_every, help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --run")
     parser.add_argument("--start", type=Path, help="go on from this checkpoint folder instead")
+    parser.add_argument("--warm", type=Path, help="with gpt_neox: begin from this checkpoint of a Llama reader")
     parser.add_argument("--stage", type=int, help="with --start: begin to count anew, at this stage")
     parser.add_argument("--hold", action="store_true", help="stay at the stage that the run begins with")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
@@ -51,6 +53,9 @@ def main() -> None:
         trainer.load(latest_checkpoint(options.run))
     elif options.start:
         trainer.load(options.start, options.stage)
+    elif options.warm:
+        take_over(trainer.model, options.warm)
+        trainer.progress.stage = options.stage or 0
     trainer.run()
     if options.out:
         export(trainer.model, tokenizer, options.out)

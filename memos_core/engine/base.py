@@ -91,6 +91,7 @@ class BuiltActivation:
         codec: How the tensors are stored.
         cube_ids: The memories whose text lies in the prefix, in order.
         parameters: What it cost: seconds of prefill, tokens reused.
+        adapter_cube_ids: The adapters that it was computed under; it falls with them.
     """
 
     data: bytes
@@ -101,6 +102,7 @@ class BuiltActivation:
     codec: str
     cube_ids: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
+    adapter_cube_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from memos_core.engine.base import (
 )
 from memos_core.engine.compose import ComposePolicy, Composer, Mode
 from memos_core.engine.generate import Outcome, generate, prefill
+from memos_core.engine.kv.calibration import Calibration
 from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
@@ -218,6 +219,18 @@ class HFEngine(Engine):
             raise InjectionUnavailable("kv", dict.fromkeys(block.cube_ids, self._not_finite))
         return self._built(work, blob, seconds)
 
+    def calibrate(self, policy: ComposePolicy | None = None) -> Calibration:
+        """Measure on this model what putting KV of single memories together does to its answers.
+
+        Args:
+            policy: Which ways, and by which questions; None: every approximate way at its defaults.
+
+        Raises:
+            UnsupportedOption: This model's KV cannot be put together; the reason is named.
+        """
+        composer = Composer(ComposePolicy("auto") if policy is None else policy)
+        return composer.calibration(self._loaded, self._run, self.fingerprint)
+
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         if self._prefix_cache is not None:  # forgetting must not need a model that was never loaded
             self._prefixes().drop(owner, cube_ids)
@@ -296,6 +309,7 @@ class HFEngine(Engine):
             codec=self._codec.name,
             cube_ids=work.request.block.cube_ids,
             parameters={"prefill_seconds": round(seconds, 6), "reused_tokens": work.reuse.length},
+            adapter_cube_ids=work.adapted.full_cube_ids,
         )
 
     def _finish(self, work: Work, outcome: Outcome) -> Reply:

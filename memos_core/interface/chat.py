@@ -238,7 +238,7 @@ class ChatPipeline:
             working.unpin(principal, cube_id)
             return
         with self.operator.vault.read() as session:
-            found(session.cube(self.governance.visibility(principal), cube_id), cube_id)
+            found(session.cube(self.governance.reach(principal), cube_id), cube_id)
         working.pin(principal, cube_id)
 
     def call(self, query: str, **fields: Any) -> MemoryCall:
@@ -250,7 +250,7 @@ class ChatPipeline:
         wanted = [Reference.parse(reference) for reference in dict.fromkeys(references)]
         with self.operator.vault.read() as session:
             ids = [item.cube_id for item in wanted]
-            held = {cube.id: cube for cube in session.cubes(self.governance.visibility(principal), ids)}
+            held = {cube.id: cube for cube in session.cubes(self.governance.reach(principal), ids)}
         cubes = [found(held.get(item.cube_id), item.cube_id) for item in wanted]
         for cube in cubes:
             if cube.payload.type != "plaintext":
@@ -276,7 +276,8 @@ class ChatPipeline:
             (Placement.KV, UsageDelta(injected_kv=1, last_used=now)),
             (Placement.LORA, UsageDelta(injected_lora=1, last_used=now)),
         ):
-            self.lifecycle.count([m.cube.id for m in reply.plan.memories if m.placed == placement], delta)
+            placed = [m.cube for m in reply.plan.memories if m.placed == placement]
+            self.lifecycle.count([cube.id for cube in placed if not cube.shared], delta)
         if reply.plan.prefix_cube_id:
             saved = UsageDelta(reads=1, injected_kv=1, tokens_saved=reply.usage.memory_tokens, last_used=now)
             self.lifecycle.count([reply.plan.prefix_cube_id], saved)

@@ -28,6 +28,7 @@ class TargetChoice(StrEnum):
 
     ACTIVATION = "activation"
     PARAMETRIC = "parametric"
+    PLAINTEXT = "plaintext"
 
 
 class JobAction(StrEnum):
@@ -48,7 +49,7 @@ def transform(
     later: Annotated[bool, typer.Option("--later", help="Leave it to a worker.")] = False,
     model: Model = "memos-reader",
 ) -> None:
-    """Give memories another form: a KV cache or an adapter of the model.
+    """Give memories another form: a KV cache or an adapter of the model, or text again.
 
     The memories stay; what is made goes with them when they are forgotten.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from memos_core.cube import MemCube, State
 from memos_core.engine.base import BuiltActivation, StoredActivation
@@ -62,9 +62,25 @@ class ScopeActivations:
 
     def publish(self, built: BuiltActivation) -> str | None:
         """Commit a built cache as a derived cube, unless one of its memories has changed or gone meanwhile."""
-        sources = tuple((cube_id, self.versions.get(cube_id, 0)) for cube_id in built.cube_ids)
+        read = {cube_id: self.versions.get(cube_id, 0) for cube_id in built.cube_ids}
+        sources = (*self._adapters(built), *read.items()) if built.adapter_cube_ids else tuple(read.items())
         seconds = float(built.parameters.get("prefill_seconds", 0.0))
         return self.commit(self.principal, proposal_of(built, sources, Meter(seconds)))
+
+    def _adapters(self, built: BuiltActivation) -> Iterator[tuple[str, int]]:
+        """Yield the adapters that a cache was computed under and what those were made from, but for its own memories.
+
+        Lineage is looked up one step deep, and a cache has to fall with the memories of an adapter in it too.
+        """
+        with self.vault.read() as session:
+            adapters = session.cubes(self.visibility, built.adapter_cube_ids)
+        yield from ((cube_id, 0) for cube_id in built.adapter_cube_ids if cube_id not in {each.id for each in adapters})
+        seen = set(built.cube_ids)
+        for cube in adapters:
+            for cube_id, version in ((cube.id, cube.version), *cube.header.descriptive.lineage.sources):
+                if cube_id not in seen:
+                    seen.add(cube_id)
+                    yield cube_id, version
 
     def refuse(self, cube_id: str, reason: str) -> None:
         """Archive a damaged cache, so that it is built anew, and tell why."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import datetime
 
 from memos_core.infrastructure.vault import MemVault
 from memos_core.operation.evolve import MemEvolution
-from memos_core.operation.feedback import MemFeedback
-from memos_core.operation.learning import MemLearning, queue_learning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.refresh import queue_refreshes
 from memos_core.operation.retention import MemRetention
@@ -17,11 +16,16 @@ from memos_core.operation.worker import Worker
 __all__ = ["Chores"]
 
 
+def nothing() -> None:
+    """Nothing waits elsewhere."""
+
+
 class Chores:
     """Does what waits, when it is told to. Thread-safe.
 
     Args:
         evolves: Whether memories change their form by themselves, as often as the policy says.
+        gather: Writes down and queues what other parts have waiting.
     """
 
     def __init__(
@@ -31,18 +35,16 @@ class Chores:
         worker: Worker,
         evolution: MemEvolution,
         retention: MemRetention,
-        feedback: MemFeedback,
-        learning: MemLearning,
         *,
         evolves: bool,
+        gather: Callable[[], None] = nothing,
     ) -> None:
         self.vault = vault
         self.lifecycle = lifecycle
         self.worker = worker
         self.evolution = evolution
         self.retention = retention
-        self.feedback = feedback
-        self.learning = learning
+        self.gather = gather
         self.evolves = evolves
         self._done: dict[str, datetime] = {}
         self._lock = threading.Lock()
@@ -62,9 +64,8 @@ class Chores:
 
     def _round(self, stop: threading.Event | None) -> int:
         self.lifecycle.flush()
-        self.feedback.flush()
+        self.gather()
         queue_refreshes(self.vault, self.worker.queue)
-        queue_learning(self.vault, self.worker.queue, self.learning.settings)
         policy = self.retention.policy
         if policy is not None and self._is_time("tidy", policy.every_seconds):
             self.retention.tidy_all()

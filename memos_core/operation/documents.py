@@ -21,7 +21,7 @@ from memos_core.documents import Document, DocumentPage
 from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import CubeFrozen, InvalidInput, InvalidMemory
 from memos_core.filters import Where
-from memos_core.ids import UlidFactory
+from memos_core.ids import UlidFactory, checked_cursor
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.admission import check_document
 from memos_core.infrastructure.governance.governance import author_of
@@ -224,9 +224,9 @@ class MemDocuments:
         """Return documents in the order in which they were first stored, ``limit`` at a time."""
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
-        found: list[MemCube] = []
+        after, found = checked_cursor(cursor), list[MemCube]()
         with self.vault.read() as session:
-            for cube in collections.pages(session, self.seen(), after=cursor, size=min(PAGE, limit + 1)):
+            for cube in collections.pages(session, self.seen(), after=after, size=min(PAGE, limit + 1)):
                 if where is None or where.accepts(cube.header.descriptive.metadata):
                     found.append(cube)
                 if len(found) > limit:

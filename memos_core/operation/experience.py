@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Experience:
     """
 
     version: int = 0
-    added: NDArray[np.float32] = np.zeros(len(ALL_SIGNALS), np.float32)
+    added: NDArray[np.float32] = field(default_factory=lambda: np.zeros(len(ALL_SIGNALS), np.float32))
     past: Past | None = None
 
     def rank(

@@ -140,13 +140,13 @@ class MemFeedback:
         used = {} if plan is None or answer is None else self._used(plan, answer)
         self.flush()
         with self.vault.write() as session:
-            self._check(session, principal, cube_ids)
+            own = self._own(session, principal, cube_ids)
             recall = self._recall(session, principal, cube_ids)
             if recall is not None and used:
                 rows.set_shares(session, recall.id, used)
             if good is not None:
                 value = 1.0 if good else -1.0
-                session.touch({cube_id: UsageDelta(feedback=value) for cube_id in cube_ids})
+                session.touch({cube_id: UsageDelta(feedback=value) for cube_id in own})
                 if recall is not None:
                     rows.set_verdicts(session, recall.id, dict.fromkeys(cube_ids, value))
                 author = author_of(principal)
@@ -157,11 +157,17 @@ class MemFeedback:
         shares = used_in(plan.asked, plan.memories, answer)
         return {} if shares is None else shares
 
-    def _check(self, session: WriteSession, principal: Principal, cube_ids: Sequence[str]) -> None:
-        held = {cube.id for cube in session.cubes(self.governance.visibility(principal), cube_ids)}
+    def _own(self, session: WriteSession, principal: Principal, cube_ids: Sequence[str]) -> list[str]:
+        """Return those that are the user's own: what is granted by another keeps its counters.
+
+        Raises:
+            CubeNotFound: One is not visible here.
+        """
+        held = {cube.id: cube for cube in session.cubes(self.governance.reach(principal), cube_ids)}
         for cube_id in cube_ids:
             if cube_id not in held:
                 raise CubeNotFound(cube_id)
+        return [key for key, cube in held.items() if cube.header.governance.namespace == principal.namespace]
 
     def _recall(self, session: WriteSession, principal: Principal, cube_ids: Sequence[str]) -> Recall | None:
         """Return the latest request of this principal that was given all of these memories."""

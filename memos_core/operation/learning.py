@@ -1,8 +1,8 @@
 """MemLearning: what feedback teaches about a user's memories, and how to take it back.
 
-Weights are learned from requests that are kept as numbers, by a job, for one user at a time. Each step is a row with its
-author, its moment, and the weights before and after it. Nothing of it reaches another user, and forgetting a memory takes
-the requests that it was in along, with everything that was learned from them.
+Weights are learned from requests that are kept as numbers, by a job, for one user at a time. Each step is a row with
+its author, its moment, and the weights before and after it. Nothing of it reaches another user, and forgetting a memory
+takes the requests that it was in along, with everything that was learned from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from memos_core.errors import InvalidInput, SourcesChanged
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
-from memos_core.infrastructure.vault import Job, MemVault, ReadSession, UsageDelta, WriteSession
+from memos_core.infrastructure.vault import Job, MemVault, ReadSession, UsageDelta, Visibility, WriteSession
 from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import LearnedWeights, Recall
 from memos_core.operation.experience import ALL_SIGNALS, Experience, features_of, past_of
@@ -30,6 +30,7 @@ from memos_core.principal import Principal
 __all__ = ["LearnTask", "LearningSettings", "MemLearning", "queue_learning"]
 
 AUTHOR = "memos"
+NOTHING = Experience()
 
 
 class LearningSettings(BaseModel):
@@ -77,19 +78,21 @@ class MemLearning:
     def experience(self, principal: Principal, revision: int) -> Experience:
         """Return what the ranking of a user goes by, as of a revision of the user's namespace.
 
-        Looked up again when the revision moves on; the past only when other weights are in use.
+        Looked up again when the revision moves on (or is not known: -1); the past only when other weights are in use.
         """
+        if not self.settings.enabled:
+            return NOTHING
         name = principal.namespace
         with self._lock:
             known = self._known.get(name)
-        if known is not None and known[0] == revision:
+        if known is not None and known[0] == revision >= 0:
             return known[1]
         with self.vault.read() as session:
             newest = rows.newest_weights(session, name)
             if known is not None and newest is not None and known[1].version == newest.version:
                 found = known[1]
             else:
-                found = Experience() if newest is None else self._experience(session, name, newest)
+                found = NOTHING if newest is None else self._experience(session, name, newest)
         with self._lock:
             self._known[name] = (revision, found)
         return found
@@ -157,7 +160,8 @@ class MemLearning:
             for cube in recall.cubes:
                 if recall.id in turned and cube.share != 0 and cube.verdict is None:
                     found[cube.cube_id] = found.get(cube.cube_id, UsageDelta()) + UsageDelta(feedback=turned[recall.id])
-        return found
+        own = {cube.id for cube in session.cubes(Visibility(namespace), sorted(found))}
+        return {cube_id: delta for cube_id, delta in found.items() if cube_id in own}
 
     # Looking after
 

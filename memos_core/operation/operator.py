@@ -62,6 +62,7 @@ class MemOperator:
         ids: UlidFactory,
         settings: SearchSettings | None = None,
         ranker: Ranker | None = None,
+        *,
         learned: Learned = nothing_learned,
     ) -> None:
         self.vault = vault
@@ -219,7 +220,7 @@ class MemOperator:
 
     def standing(self, principal: Principal, cube_ids: Sequence[str]) -> list[MemCube]:
         """Return those of ``cube_ids``, in their order, that a search could find now: visible, active, valid."""
-        conditions = self.governance.search_filter(principal, MemoryCall(query="any"))
+        conditions = self.governance.search_filter(principal, MemoryCall(query="any"), granted=True)
         with self.vault.read() as session:
             return session.cubes(conditions, list(dict.fromkeys(cube_ids)))
 

@@ -44,9 +44,10 @@ def resolve(
 ) -> Resolution:
     """Return the text memories that may be used now; see ``Scope.resolve``."""
     wanted = list(dict.fromkeys(ids))
-    seen = governance.search_filter(principal, MemoryCall(query="*"))
+    own = governance.search_filter(principal, MemoryCall(query="*"))
+    seen = governance.search_filter(principal, MemoryCall(query="*"), granted=True)
     with vault.read() as session:
-        found = {**documents(session, seen, wanted), **memories(session, seen, wanted)}
+        found = {**documents(session, own, wanted), **memories(session, seen, wanted)}
     chosen = Chosen(max_tokens, count_tokens)
     for name in wanted:
         chosen.take(name, found.get(name))

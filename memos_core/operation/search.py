@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,11 +138,13 @@ class MemSearch:
             raise InvalidInput("the query is empty")
         if "user" in call.speakers:
             call = call.model_copy(update={"speakers": (*call.speakers, principal.user)})
-        conditions = self.governance.search_filter(principal, call)
+        conditions = self.governance.search_filter(principal, call, granted=True)
         question = Question.of(call)
         vector = self.vault.embedder.embed_query(call.query) if self.vault.embedder else None
         depth = max(self.settings.depth, 4 * call.k)
         survey = self.vault.survey(conditions, question.wording(vector), depth=depth)
+        if not survey.granted:  # then there are no rights to look up for each hit
+            conditions = replace(conditions, visibility=self.governance.visibility(principal))
         return Look(conditions, question, survey, signals_of(question, survey), situation_of(question, survey), vector)
 
     def hits(self, look: Look, ranking: Ranking) -> list[Hit]:

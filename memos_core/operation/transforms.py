@@ -100,6 +100,7 @@ class MemTransform:
     ) -> Proposal:
         """Do the long part of ``transform`` and store nothing. What ``progress`` raises ends it."""
         material = self.material(principal, engine, cube_ids)
+        self.check_form(principal, engine, material, to)
         if to is MemoryType.PARAMETRIC:
             material = self.in_company(principal, material)
         if progress is not None:
@@ -111,12 +112,30 @@ class MemTransform:
         begins = material.form.cube.type if material.form is not None else MemoryType.PLAINTEXT
         return pathway(begins, to)
 
+    def check_form(self, principal: Principal, engine: Engine, material: Material, to: MemoryType) -> None:
+        """Raise where what ``material`` begins with may not be used that way, before anything is computed.
+
+        Raises:
+            AdapterMismatch: It is an adapter of another model.
+            AdapterOutdated: It is an adapter, and a memory that it was made from has changed or gone.
+            InvalidInput: Memories were named beside it that the pathway has no use for.
+        """
+        form = material.form
+        if form is None:
+            return
+        if to is MemoryType.ACTIVATION and form.cube.type is MemoryType.PARAMETRIC:
+            adapters = MemAdapters(self.vault, self.governance)
+            usable = adapters.usable(principal, engine.base_fingerprint or "")
+            adapters.named(principal, engine, usable, form.cube.id, carries=False)
+        elif not {cube.id for cube in material.cubes} <= sources_of(form.cube):
+            raise InvalidInput(f"memory {form.cube.id} is {form.cube.type}; name it alone")
+
     def material(self, principal: Principal, engine: Engine, cube_ids: Sequence[str]) -> Material:
         """Return what a pathway may use: text memories in the order of every prompt, or one memory in another form.
 
         Raises:
             CubeNotFound: One is not visible.
-            InvalidInput: None is named, or one of another form among several.
+            InvalidInput: None is named, or one of another form among several; text may stand beside an adapter.
             BlobDamaged: Its tensors are gone.
         """
         if not cube_ids:
@@ -124,12 +143,13 @@ class MemTransform:
         visibility = self.governance.visibility(principal)
         with self.vault.read() as session:
             cubes = [found(session.cube(visibility, cube_id), cube_id) for cube_id in dict.fromkeys(cube_ids)]
+        texts = [cube for cube in cubes if cube.type is MemoryType.PLAINTEXT]
         other = next((cube for cube in cubes if cube.type is not MemoryType.PLAINTEXT), None)
         if other is None:
-            return self.of_text(principal, engine, cubes)
-        if len(cubes) > 1:
+            return self.of_text(principal, engine, texts)
+        if len(cubes) > len(texts) + 1 or (texts and other.type is not MemoryType.PARAMETRIC):
             raise InvalidInput(f"memory {other.id} is {other.type}; name it alone, or plaintext memories together")
-        return self.of_form(principal, engine, other)
+        return self.of_form(principal, engine, other, texts)
 
     def of_text(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
         cubes = canonical_order(cubes)
@@ -153,7 +173,7 @@ class MemTransform:
         )
         return replace(material, foreign=foreign, peers=peers)
 
-    def of_form(self, principal: Principal, engine: Engine, cube: MemCube) -> Material:
+    def of_form(self, principal: Principal, engine: Engine, cube: MemCube, beside: Sequence[MemCube] = ()) -> Material:
         if not isinstance(cube.payload, ActivationPayload | ParametricPayload):
             raise InvalidInput(f"memory {cube.id} has no tensors")
         visibility = self.governance.visibility(principal)
@@ -164,7 +184,7 @@ class MemTransform:
             raise BlobDamaged(cube.payload.blob.address, "its namespace is gone")
         data = self.vault.blobs.read(cube.payload.blob.address, namespace.salt)
         standing = [each for each in sources if each.type is MemoryType.PLAINTEXT and each.state is State.ACTIVE]
-        return replace(self.of_text(principal, engine, standing), form=Form(cube, data))
+        return replace(self.of_text(principal, engine, beside or standing), form=Form(cube, data))
 
     def commit(self, principal: Principal, proposal: Proposal) -> str:
         """Store what a pathway proposes and return the id of its cube; of one that is there already, its id.

@@ -19,7 +19,6 @@ from memos_core.errors import (
     MemosError,
     MissingExtra,
     ModelNotFound,
-    NotYetAvailable,
     UnsupportedOption,
     VaultBusy,
     VaultClosed,
@@ -38,7 +37,6 @@ HOPELESS = (
     InvalidInput,
     MissingExtra,
     ModelNotFound,
-    NotYetAvailable,
     UnsupportedOption,
 )
 """What another attempt cannot mend."""

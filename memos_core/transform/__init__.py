@@ -38,6 +38,7 @@ PATHWAYS: Mapping[tuple[MemoryType, MemoryType], tuple[str, str]] = {
     (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC): ("parametric", "Distillation"),
     (MemoryType.ACTIVATION, MemoryType.PLAINTEXT): ("recite", "Recitation"),
     (MemoryType.PARAMETRIC, MemoryType.PLAINTEXT): ("elicit", "Elicitation"),
+    (MemoryType.PARAMETRIC, MemoryType.ACTIVATION): ("adapted", "AdaptedPrefill"),
 }
 """From and to, and the module and class of the pathway; it is imported when it is first asked for."""
 

@@ -220,8 +220,8 @@ class Material:
 
     Attributes:
         engine: Runs the model.
-        cubes: The memories as text, in the order of every prompt. Where ``form`` is given: those of its sources that
-            still stand, to score against.
+        cubes: The memories as text, in the order of every prompt. Where ``form`` is given: those that were named
+            beside it, else those of its sources that still stand, to score against.
         activations: The KV caches of the scope.
         form: What it begins with; None: with the text.
         foreign: Other memories of the scope, for distractors and locality.
@@ -248,7 +248,10 @@ class Material:
             return tuple((cube.id, cube.version) for cube in self.cubes)
         # What is made from a form has to fall with the memories of that form, which the ledger looks up one step deep.
         cube = self.form.cube
-        return ((cube.id, cube.version), *cube.header.descriptive.lineage.sources)
+        below = cube.header.descriptive.lineage.sources
+        known = {cube_id for cube_id, _ in below}
+        beside = ((each.id, each.version) for each in self.cubes if each.id not in known)
+        return ((cube.id, cube.version), *below, *beside)
 
 
 class Pathway(ABC):

@@ -27,10 +27,14 @@ class Prefill(Pathway):
 
 def proposal_of(built: BuiltActivation, sources: tuple[tuple[str, int], ...], meter: Meter) -> Proposal:
     """Return KV that an engine built, here or within a request, as a proposal."""
+    begins, parameters = MemoryType.PLAINTEXT, dict(built.parameters)
+    if built.adapter_cube_ids:  # its sources name the memories of the adapter too, so what lies in the prefix is told
+        begins = MemoryType.PARAMETRIC
+        parameters |= {"adapters": list(built.adapter_cube_ids), "memories": list(built.cube_ids)}
     return Proposal(
-        pathway=f"{MemoryType.PLAINTEXT}->{MemoryType.ACTIVATION}",
+        pathway=f"{begins}->{MemoryType.ACTIVATION}",
         sources=sources,
         product=built,
-        parameters=dict(built.parameters),
+        parameters=parameters,
         cost=meter.cost(len(built.data)),
     )

@@ -13,18 +13,18 @@ pipeline_tag: text-generation
 library_name: transformers
 ---
 
-# memos-reader
+# {name}
 
 A reading-comprehension toy: it answers short questions from the notes in its context, and nothing else. It ships so
 that MemOS can be tried and tested without a download, with real answers instead of noise. It is no assistant, knows
 nothing about the world, and is not to be used for anything but showing and testing how memory reaches a model.
 
-- Architecture: Llama, {parameters:,} parameters, {layers} layers, width {width}, {heads} heads of 32;
+- Architecture: {architecture}, {parameters:,} parameters, {layers} layers, width {width}, {heads} heads of 32;
   byte-level BPE of {vocabulary} tokens; float32 safetensors.
 - Chat template: each message is `<|role|> text<|end|>`, so every segment begins and ends with a special token.
 - Context: positions up to 8,192; trained with note blocks of up to some 30 facts and with positions stretched
   to 5,000.
-- Made from scratch by `tools/train_reader.py` in {runs} (docs/log.md has the commands): {steps:,} steps,
+- {origin} by `tools/train_reader.py` in {runs} (docs/log.md has the commands): {steps:,} steps,
   {tokens:,} tokens, {minutes:.0f} minutes, much of it on a shared CPU core, seed {seed}. Data:
   generated notes about invented people, places, projects, appointments and preferences, with small talk, two-hop
   references and questions that the notes do not answer. Two attention heads were shown where to look: from a value to
@@ -52,6 +52,16 @@ note. It is wrong at the rates shown above, most often where a question needs tw
 the answer: then it ought to say "I do not know".
 """
 
+NAMES = {
+    "llama": ("memos-reader", "Llama", "Made from scratch"),
+    "gpt_neox": (
+        "memos-reader-neox",
+        "GPT-NeoX (parallel feed-forward parts, layer norms, biases, one matrix for queries, keys and values)",
+        "Trained, from the embeddings and the attention of memos-reader and fresh feed-forward parts,",
+    ),
+}
+"""Name, architecture and origin of each bundled reader."""
+
 
 def write_card(folder: Path, evaluation: dict, trainings: list[dict]) -> None:
     """Writes README.md into a reader's folder.
@@ -64,7 +74,11 @@ def write_card(folder: Path, evaluation: dict, trainings: list[dict]) -> None:
     config = json.loads((folder / "config.json").read_text())
     done = [training["progress"] for training in trainings]
     cases = evaluation["cases"].items()
+    architecture = config["model_type"]
     card = CARD.format(
+        name=NAMES[architecture][0],
+        architecture=NAMES[architecture][1],
+        origin=NAMES[architecture][2],
         parameters=evaluation["parameters"],
         layers=config["num_hidden_layers"],
         width=config["hidden_size"],

@@ -106,7 +106,7 @@ def build_model(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTr
     rope = {"rope_type": "default", "rope_theta": settings.theta}
     if settings.architecture == "gpt_neox":
         return GPTNeoXForCausalLM(
-            GPTNeoXConfig(**common, rope_parameters=rope | {"partial_rotary_factor": 0.5}, hidden_act="gelu")
+            GPTNeoXConfig(**common, rope_parameters=rope | {"partial_rotary_factor": 1.0}, hidden_act="gelu")
         )
     heads = {"num_key_value_heads": settings.width // 32}
     model = LlamaForCausalLM(LlamaConfig(**common, **heads, rope_parameters=rope))

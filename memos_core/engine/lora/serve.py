@@ -39,6 +39,12 @@ class Adapted:
         """Whether one of them acts on every token, so that KV of the base model cannot serve beside it."""
         return any(adapter.scope == "full" for adapter, _ in self.adapters)
 
+    @property
+    def full_cube_ids(self) -> tuple[str, ...]:
+        """The cubes of those that act on every token, under which KV is another than that of the base model."""
+        pairs = zip(self.adapters, self.cube_ids, strict=True)
+        return tuple(cube_id for (adapter, _), cube_id in pairs if adapter.scope == "full")
+
     def mark(self, loaded: LoadedModel) -> str:
         """Return the fingerprint of KV that goes with them: that of the base model unless one acts on every token."""
         if not self.full:

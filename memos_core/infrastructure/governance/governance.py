@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -26,13 +27,21 @@ class MemGovernance:
         self.limits = limits
 
     def visibility(self, principal: Principal) -> Visibility:
-        """Return what ``principal`` may see, as the ledger understands it."""
+        """Return what is ``principal``'s own to see and to change, as the ledger understands it."""
         return Visibility(namespace=principal.namespace, agent=principal.agent, session=principal.session)
 
-    def search_filter(self, principal: Principal, call: MemoryCall) -> SearchFilter:
-        """Return the conditions that every result of ``call`` must meet."""
+    def reach(self, principal: Principal) -> Visibility:
+        """Return what ``principal`` may read now: their own, and what others have granted to them."""
+        return replace(self.visibility(principal), granted_at=self.clock.now())
+
+    def search_filter(self, principal: Principal, call: MemoryCall, *, granted: bool = False) -> SearchFilter:
+        """Return the conditions that every result of ``call`` must meet.
+
+        Args:
+            granted: What others have granted may be found too.
+        """
         return SearchFilter(
-            visibility=self.visibility(principal),
+            visibility=self.reach(principal) if granted else self.visibility(principal),
             now=self.clock.now(),
             as_of=call.as_of,
             before=call.before,

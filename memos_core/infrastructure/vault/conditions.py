@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, not_, or_, select
+from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, not_, or_, select, true
 
-from memos_core.cube import MemoryType, State
+from memos_core.cube import MemoryType, Sensitivity, State
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
@@ -17,7 +17,11 @@ from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 __all__ = [
     "SUPERSEDED_BY",
     "chunks",
+    "filtered",
     "from_micros",
+    "granted",
+    "granted_to",
+    "in_force",
     "is_memory",
     "live",
     "matching",
@@ -72,12 +76,65 @@ def visible(visibility: Visibility, *, by_id: bool = False) -> Condition:
     Args:
         by_id: The query finds cubes by their ids, so the database must not walk the whole namespace instead.
     """
+    own = within_reach(visibility, by_id=by_id)
+    if visibility.granted_at is not None:
+        plain = schema.cubes.c.type == str(MemoryType.PLAINTEXT)  # no text is made from what others own
+        sound = not_(rests_on_hidden(visibility))
+        unbound = visibility.agent is None and visibility.session is None
+        return or_(and_(own, or_(plain, sound) if unbound else sound), granted(visibility))
     if visibility.agent is None and visibility.session is None:
-        return within_reach(visibility, by_id=by_id)
+        return own
+    return and_(own, not_(rests_on_hidden(visibility)))
+
+
+def rests_on_hidden(visibility: Visibility) -> Condition:
+    """Return the condition that a cube was made from one that may not be seen."""
     source = schema.cubes.alias("hidden_source")
     made_from = schema.lineage.c.cube_id == schema.cubes.c.id, schema.lineage.c.source_id == source.c.id
-    hidden = exists().where(*made_from, not_(within_reach(visibility, source)))
-    return and_(within_reach(visibility, by_id=by_id), not_(hidden))
+    hidden = not_(reachable(visibility, source))
+    if visibility.granted_at is None:  # what others own hides nothing from whoever tidies up
+        hidden = and_(source.c.namespace_id == schema.cubes.c.namespace_id, hidden)
+    return exists().where(*made_from, hidden)
+
+
+def reachable(visibility: Visibility, cubes: Any = schema.cubes) -> Condition:
+    """Return the condition that a cube is within reach, or granted where that counts."""
+    own = within_reach(visibility, cubes)
+    return own if visibility.granted_at is None else or_(own, granted(visibility, cubes))
+
+
+def granted(visibility: Visibility, cubes: Any = schema.cubes) -> Condition:
+    """Return the condition that a cube is a memory in use that its owner lets the visibility's user read."""
+    return granted_to(visibility.namespace, micros(visibility.granted_at), cubes)
+
+
+def granted_to(grantee: Any, now: Any, cubes: Any = schema.cubes) -> Condition:
+    """Return the condition that a cube is a memory in use that its owner lets ``grantee`` read.
+
+    A grant of a whole scope covers what is bound to the scope's agent and session, but nothing that is marked secret.
+
+    Args:
+        grantee: A user, or an expression for one.
+        now: The moment, as ``micros``, or an expression for it.
+    """
+    grants = schema.grants.alias()  # the query around this may ask for grants itself
+    given = grants.c.grantee == grantee, in_force(now, grants)
+    by_name = exists().where(*given, grants.c.cube_id == cubes.c.id)
+    whole = grants.c.cube_id.is_(None), grants.c.namespace_id == cubes.c.namespace_id
+    bound = [or_(grants.c[name].is_(None), grants.c[name] == cubes.c[name]) for name in ("agent", "session")]
+    by_scope = exists().where(*given, *whole, *bound)
+    return and_(is_memory(cubes), live_at(now, cubes), or_(by_name, and_(by_scope, not_(secret(cubes)))))
+
+
+def in_force(now: Any, grants: Any = schema.grants) -> Condition:
+    """Return the condition that a grant allows reading at a moment, given as ``micros``."""
+    return and_(grants.c.right == "read", or_(grants.c.until.is_(None), grants.c.until > now))
+
+
+def secret(cubes: Any = schema.cubes) -> Condition:
+    """Return the condition that a cube is marked secret. Quotes within a text are escaped, so no text says so."""
+    found: Condition = cubes.c.header.like(f'%"sensitivity":"{Sensitivity.SECRET}"%')
+    return found
 
 
 def within_reach(visibility: Visibility, cubes: Any = schema.cubes, *, by_id: bool = False) -> Condition:
@@ -94,8 +151,12 @@ def within_reach(visibility: Visibility, cubes: Any = schema.cubes, *, by_id: bo
 
 def live(now: datetime, cubes: Any = schema.cubes) -> Condition:
     """Return the condition that a cube is active and has not expired."""
-    unexpired = or_(cubes.c.expires_at.is_(None), cubes.c.expires_at > micros(now))
-    return and_(cubes.c.state == State.ACTIVE, unexpired)
+    return live_at(micros(now), cubes)
+
+
+def live_at(now: Any, cubes: Any = schema.cubes) -> Condition:
+    """``live``, of a moment given as ``micros`` or as an expression for it."""
+    return and_(cubes.c.state == State.ACTIVE, or_(cubes.c.expires_at.is_(None), cubes.c.expires_at > now))
 
 
 def usable(visibility: Visibility, kind: MemoryType, fingerprint: str, now: datetime) -> tuple[Condition, ...]:
@@ -109,7 +170,7 @@ def usable(visibility: Visibility, kind: MemoryType, fingerprint: str, now: date
         source.c.id == made.source_id,
         source.c.version == made.source_version,
         live(now, source),
-        within_reach(visibility, source),
+        reachable(visibility, source),
     )
     fallen = exists().where(made.cube_id == schema.cubes.c.id, not_(stands))
     own = schema.cubes.c.type == str(kind), schema.cubes.c.fingerprint == fingerprint
@@ -144,17 +205,20 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     return and_(*conditions)
 
 
-def is_memory() -> Condition:
+def is_memory(cubes: Any = schema.cubes) -> Condition:
     """Return the condition that a cube is a memory in words: text, no document of a collection, no item of a store."""
-    cubes = schema.cubes
     plain = cubes.c.type == str(MemoryType.PLAINTEXT)
-    return and_(plain, of_collection(None), cubes.c.item_path.is_(None))
+    return and_(plain, cubes.c.collection.is_(None), cubes.c.item_path.is_(None))
 
 
 def standing(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     """Return the part of ``matching`` that does not change with time: who may see a cube, and the filters."""
-    filters = [field_matches(name, value) for name, value in wanted.filters.items()]
-    return and_(visible(wanted.visibility, by_id=by_id), *filters)
+    return and_(visible(wanted.visibility, by_id=by_id), filtered(wanted.filters))
+
+
+def filtered(filters: Mapping[str, JsonValue]) -> Condition:
+    """Return the condition that a cube passes the filters; see ``MemoryCall.filters``."""
+    return and_(true(), *(field_matches(name, value) for name, value in filters.items()))
 
 
 def superseded() -> Condition:

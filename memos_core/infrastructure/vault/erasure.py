@@ -117,7 +117,7 @@ def store_links(session: WriteSession, cube: MemCube) -> None:
     header, digest = headers(cube)
     values = {"header": header, "header_digest": digest}
     session.connection.execute(update(schema.cubes).where(schema.cubes.c.id == cube.id).values(values))
-    session._write_relations(cube, session._namespace_id(cube.header.governance.namespace))
+    session._write_relations(cube)
 
 
 def forget_details(session: WriteSession, cube_ids: Sequence[str]) -> None:

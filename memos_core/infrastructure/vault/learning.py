@@ -244,9 +244,9 @@ def edits_of(session: ReadSession, cube_ids: Sequence[str]) -> dict[str, list[da
 def waiting_namespaces(session: ReadSession, *, before: datetime) -> dict[str, int]:
     """Return how many recalls from before a moment wait to be learned from, by namespace."""
     r, n = schema.recalls, schema.namespaces
-    query = select(n.c.name, func.count()).join_from(r, n, n.c.id == r.c.namespace_id)
+    query = select(n.c.name, func.count().label("waiting")).join_from(r, n, n.c.id == r.c.namespace_id)
     waiting = query.where(r.c.learned.is_(None), r.c.at <= micros(before)).group_by(n.c.name).order_by(n.c.name)
-    return {name: count for name, count in session.connection.execute(waiting)}
+    return {row.name: row.waiting for row in session.connection.execute(waiting)}
 
 
 def mark_learned(session: WriteSession, recall_ids: Sequence[str], version: int) -> None:

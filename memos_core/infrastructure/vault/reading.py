@@ -103,19 +103,24 @@ class ReadSession:
         row = self.connection.execute(query).first()
         if row is None:
             return None
-        cube = cube_of(row, self.now)
+        cube = as_seen(cube_of(row, self.now), visibility)
         if version is None or version == cube.version:
             return cube
+        if cube.shared:  # what its owner took back in an edit was never granted
+            return None
         older = self._versions(cube, version)
         return older[0].cube if older else None
 
     def cubes(self, wanted: SearchFilter | Visibility, cube_ids: Sequence[str]) -> list[MemCube]:
         """Return those of the cubes that pass, in the order given."""
-        condition = matching(wanted) if isinstance(wanted, SearchFilter) else visible(wanted, by_id=True)
+        if isinstance(wanted, SearchFilter):
+            condition, visibility = matching(wanted), wanted.visibility
+        else:
+            condition, visibility = visible(wanted, by_id=True), wanted
         found: dict[str, MemCube] = {}
         for part in chunks([cube_id for cube_id in dict.fromkeys(cube_ids) if is_ulid(cube_id)]):
             rows = self.connection.execute(current().where(schema.cubes.c.id.in_(part), condition))
-            found.update((row.id, cube_of(row, self.now)) for row in rows)
+            found.update((row.id, as_seen(cube_of(row, self.now), visibility)) for row in rows)
         return [found[cube_id] for cube_id in dict.fromkeys(cube_ids) if cube_id in found]
 
     def cubes_since(self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int) -> list[MemCube]:
@@ -188,9 +193,9 @@ class ReadSession:
         return and_(*conditions)
 
     def versions(self, visibility: Visibility, cube_id: str) -> list[VersionRecord]:
-        """Return all versions of a cube, oldest first; none if it is not visible."""
+        """Return all versions of a cube, oldest first; none if it is not visible, or only granted."""
         cube = self.cube(visibility, cube_id)
-        return [] if cube is None else self._versions(cube)
+        return [] if cube is None or cube.shared else self._versions(cube)
 
     def _versions(self, cube: MemCube, version: int | None = None) -> list[VersionRecord]:
         v = schema.versions
@@ -364,3 +369,8 @@ class ReadSession:
             }
             for row in rows
         ]
+
+
+def as_seen(cube: MemCube, visibility: Visibility) -> MemCube:
+    """Return what a visibility may see of a cube that it may see: of another user's, no more than was granted."""
+    return cube if cube.header.governance.namespace == visibility.namespace else cube.as_shared()

@@ -107,6 +107,14 @@ cubes = Table(
     Index("cubes_by_session", "namespace_id", "session", "id"),
     Index("cubes_by_collection", "namespace_id", "collection", "id"),
     Index(
+        "cubes_by_agent",
+        "namespace_id",
+        "agent",
+        "id",
+        sqlite_where=text("agent IS NOT NULL"),
+        postgresql_where=text("agent IS NOT NULL"),
+    ),
+    Index(
         "cubes_of_tensors",
         "id",
         sqlite_where=text("type <> 'plaintext'"),
@@ -212,12 +220,18 @@ grants = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
-    Column("cube_id", ForeignKey("cubes.id"), nullable=False),
-    Column("grantee", String, nullable=False),
+    Column("cube_id", ForeignKey("cubes.id")),  # NULL: all that the namespace, the agent or the session holds
+    Column("agent", String),
+    Column("session", String),
+    Column("grantee", String, nullable=False),  # a user, who need not be known yet
     Column("right", String, nullable=False),
     Column("until", BigInteger),
+    Column("author", String, nullable=False),
+    Column("created", BigInteger, nullable=False),
     Index("grants_by_cube", "cube_id"),
-    Index("grants_by_grantee", "grantee"),
+    Index("grants_by_namespace", "namespace_id", "id"),
+    Index("grants_by_grantee", "grantee", "cube_id", "namespace_id"),
+    sqlite_autoincrement=True,
 )
 
 usage = Table(

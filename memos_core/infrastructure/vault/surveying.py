@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, exists, select
 
 from memos_core.cube import MemoryType
 from memos_core.embedding.base import Vector
@@ -30,7 +30,11 @@ WORD_DEPTH = 1000
 """Passages found by words whose similarity is looked up where an approximate index did not propose them."""
 
 
-NAMESPACE = select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name"))
+NAMESPACE = select(
+    select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name")).scalar_subquery(),
+    exists().where(schema.grants.c.grantee == bindparam("name")),
+)
+"""The id of a namespace, and whether anything was ever granted to its user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class Survey:
         similarity: Cosine similarity to the question's vector; NaN where there is none or it was not compared.
         cube_ids: Id of each cube, by the number in ``rows["cube"]``.
         speakers: Name of each speaker, by the number in ``rows["speaker"]``; 0 is nobody.
-        revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed.
+        revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed. -1: of several.
+        granted: Whether others have granted something to the user; see ``sharing.with_granted``.
     """
 
     rows: Rows
@@ -69,6 +74,7 @@ class Survey:
     cube_ids: Sequence[str] = ()
     speakers: Sequence[str] = ("",)
     revision: int = -1
+    granted: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -106,10 +112,10 @@ def look(
     """Return the survey without similarities, the id of the namespace, and how many passages that holds."""
     if wanted.filters:
         matching(wanted)  # a wrong filter is wrong in an empty namespace too
-    namespace_id = connection.scalar(NAMESPACE, {"name": wanted.visibility.namespace})
+    namespace_id, granted = connection.execute(NAMESPACE, {"name": wanted.visibility.namespace}).one()
     words, cues = wording.words, wording.cues or {}
     if namespace_id is None or MemoryType.PLAINTEXT not in wanted.types:
-        return empty(words, cues), 0, 0
+        return empty(words, cues, granted=granted), 0, 0
     with vault.catalogue.lock:
         shelf = vault.catalogue.current(connection, namespace_id, collection)
         seen = shelf.order[admitted(connection, shelf, wanted)[shelf.order]]
@@ -118,21 +124,32 @@ def look(
         rows = shelf.view()[seen]
         unknown = np.full(len(rows), np.nan, np.float32)
         return (
-            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision),
+            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision, granted),
             namespace_id,
             shelf.size,
         )
 
 
-def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]]) -> Survey:
+def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]], *, granted: bool) -> Survey:
     nothing = np.zeros(0, np.float32)
     counts = np.zeros((len(words), 0), np.float32)
-    return Survey(np.zeros(0, ROW), counts, dict.fromkeys(cues, nothing > 0), nothing)
+    return Survey(np.zeros(0, ROW), counts, dict.fromkeys(cues, nothing > 0), nothing, granted=granted)
 
 
 def admitted(connection: Connection, shelf: CatalogueShelf, wanted: SearchFilter) -> Mask:
     """Tell which passages may answer. Rights and filters are asked of the ledger where there are any."""
     rows = shelf.view()
+    mask = holding(rows, wanted)
+    seen = wanted.visibility
+    if seen.agent is not None or seen.session is not None or wanted.filters:
+        p, c = schema.passages, schema.cubes
+        query = select(p.c.id).select_from(p.join(c, c.c.id == p.c.cube_id)).where(standing(wanted, by_id=False))
+        mask &= np.isin(rows["passage"], np.fromiter(connection.scalars(query), dtype=np.int64))
+    return mask
+
+
+def holding(rows: Rows, wanted: SearchFilter) -> Mask:
+    """Tell which passages may answer by their state and their times."""
     now, holds_at = micros(wanted.now), micros(wanted.as_of or wanted.now)
     still_holds = rows["valid_until"] > holds_at
     if wanted.include_superseded:
@@ -140,11 +157,6 @@ def admitted(connection: Connection, shelf: CatalogueShelf, wanted: SearchFilter
     mask: Mask = rows["active"] & (rows["expires"] > now) & (rows["valid_from"] <= holds_at) & still_holds
     if wanted.before is not None:
         mask &= rows["moment"] < micros(wanted.before)
-    seen = wanted.visibility
-    if seen.agent is not None or seen.session is not None or wanted.filters:
-        p, c = schema.passages, schema.cubes
-        query = select(p.c.id).select_from(p.join(c, c.c.id == p.c.cube_id)).where(standing(wanted, by_id=False))
-        mask &= np.isin(rows["passage"], np.fromiter(connection.scalars(query), dtype=np.int64))
     return mask
 
 

@@ -42,11 +42,19 @@ class Visibility:
     """Whose cubes may be seen: those of the namespace that are unbound or bound to this agent and session.
 
     None for the agent (session) sees the cubes of all agents (sessions).
+
+    Attributes:
+        namespace: The unit of isolation, named as its user.
+        agent: The agent.
+        session: The session.
+        granted_at: Also what others have granted to that user, as the grants stand at this moment, and of what was made
+            from it only what still may be used. None: the namespace alone, as whoever changes something there needs it.
     """
 
     namespace: str
     agent: str | None = None
     session: str | None = None
+    granted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

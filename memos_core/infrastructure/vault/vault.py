@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,13 @@ from memos_core.clock import Clock, SystemClock
 from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import EmbedderMismatch, InvalidInput, MissingExtra
 from memos_core.events import Event, EventHook, ignore_event
-from memos_core.infrastructure.vault import purging, reembedding, schema, searching, surveying, verification
+from memos_core.infrastructure.vault import purging, reembedding, schema, searching, sharing, surveying, verification
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import matching
 from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex, generations
 from memos_core.infrastructure.vault.index.catalogue import Catalogue
 from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
+from memos_core.infrastructure.vault.index.granted import GrantedIndex
 from memos_core.infrastructure.vault.ledger import Ledger
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, PassageHit, SearchFilter, VaultReport
@@ -63,6 +65,7 @@ class MemVault:
         self.on_event = on_event
         self.exact = ExactIndex()
         self.catalogue = Catalogue()
+        self.granted = GrantedIndex()
         self.chroma = ChromaIndex(
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
@@ -140,7 +143,8 @@ class MemVault:
     ) -> surveying.Survey:
         """Return what a ranker needs to know of every passage that may answer a question, as of one moment.
 
-        What was committed before the call, by any process, is in it.
+        What was committed before the call, by any process, is in it. What others have granted is read a moment after
+        the user's own.
 
         Args:
             wanted: Whose memories, and under which conditions.
@@ -152,7 +156,9 @@ class MemVault:
             EmbedderMismatch: The collection holds vectors of another embedder.
             InvalidInput: A filter is unknown, or the vector has the wrong shape.
         """
-        return surveying.survey(self, wanted, wording, collection=collection, depth=depth)
+        private = replace(wanted, visibility=replace(wanted.visibility, granted_at=None))
+        own = surveying.survey(self, private, wording, collection=collection, depth=depth)
+        return sharing.with_granted(self, own, wanted, wording, collection) if own.granted else own
 
     def vector_search(
         self,
@@ -342,6 +348,7 @@ class MemVault:
         """Give up all files. May be called again; any other call raises VaultClosed from now on."""
         self.exact.close()
         self.catalogue.drop()
+        self.granted.drop()
         self.chroma.close()
         self.ledger.close()
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from memos_core.cube import MemCube, State, canonical_json
 from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
-from memos_core.infrastructure.vault import erasure, heat, schema
+from memos_core.infrastructure.vault import erasure, granting, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import cube_row, encode_vector, size_of, terms_crc, version_row
@@ -35,7 +35,6 @@ COLLECTED = (
     schema.versions,
     schema.tags,
     schema.links,
-    schema.grants,
     schema.lineage,
     schema.postings,
     schema.vectors,
@@ -128,7 +127,7 @@ class WriteSession(ReadSession):
         reason: str = "added",
         collection: str = DEFAULT_COLLECTION,
     ) -> None:
-        """Store a new cube.
+        """Store a new cube. Grants are given by ``granting.give`` alone.
 
         Raises:
             InvalidInput: Its version is not 1.
@@ -137,6 +136,7 @@ class WriteSession(ReadSession):
         """
         if cube.version != 1:
             raise InvalidInput(f"a new cube has version 1, not {cube.version}")
+        cube = granting.with_grants(cube, ())
         namespace_id = self._namespace_id(cube.header.governance.namespace, make=True)
         row = {**cube_row(cube), "namespace_id": namespace_id, "state": str(cube.state), "dedup_key": dedup_key}
         try:
@@ -144,7 +144,7 @@ class WriteSession(ReadSession):
         except IntegrityError as error:
             raise CubeConflict(cube.id, self._holder(namespace_id, dedup_key) or cube.id) from error
         self._rows[schema.usage].append({"cube_id": cube.id, **first_counters(cube)})
-        self._add_relations(cube, namespace_id)
+        self._add_relations(cube)
         self._add_version(cube, namespace_id, author=author, reason=reason)
         self._add_passages(cube.id, namespace_id, passages, collection)
 
@@ -169,9 +169,10 @@ class WriteSession(ReadSession):
         namespace_id, version = self._stored(cube)
         if cube.version != version + 1:
             raise InvalidInput(f"memory {cube.id} is at version {version}; {cube.version} does not follow it")
+        cube = granting.with_grants(cube, granting.grants_of(self, cube.id))  # a header read earlier may hold old ones
         row = {**cube_row(cube), "state": str(cube.state), "dedup_key": dedup_key}
         self._update_row(cube.id, namespace_id, row, dedup_key)
-        self._write_relations(cube, namespace_id)
+        self._write_relations(cube)
         self._add_version(cube, namespace_id, author=author, reason=reason)
         erasure.remove_passages(self, [cube.id], queue=self.queues)
         self._add_passages(cube.id, namespace_id, passages, collection)
@@ -201,8 +202,9 @@ class WriteSession(ReadSession):
         namespace_id, version = self._stored(cube)
         if cube.version != version:
             raise InvalidInput(f"memory {cube.id} is at version {version}, not {cube.version}")
+        cube = granting.with_grants(cube, granting.grants_of(self, cube.id))
         self._update_row(cube.id, namespace_id, cube_row(cube), None)
-        self._write_relations(cube, namespace_id)
+        self._write_relations(cube)
         self._audit(namespace_id, author, "set_header", [cube.id], {"reason": reason})
         self._changed(namespace_id)
 
@@ -270,6 +272,8 @@ class WriteSession(ReadSession):
         return self._namespace_ids[name]
 
     def _stored(self, cube: MemCube) -> tuple[int, int]:
+        if cube.shared:
+            raise InvalidInput(f"memory {cube.id} is shared by {cube.owner}, who alone can change it")
         namespace_id = self._namespace_id(cube.header.governance.namespace)
         c = schema.cubes
         own = (c.c.id == cube.id, c.c.namespace_id == namespace_id)
@@ -292,13 +296,13 @@ class WriteSession(ReadSession):
         self._rows[schema.versions].append(version_row(cube, author=author, reason=reason, committed=self.now))
         self._changed(namespace_id, bytes_used=size_of(cube))
 
-    def _write_relations(self, cube: MemCube, namespace_id: int) -> None:
-        for table in (schema.tags, schema.links, schema.grants, schema.lineage):
+    def _write_relations(self, cube: MemCube) -> None:
+        for table in (schema.tags, schema.links, schema.lineage):
             self.connection.execute(delete(table).where(table.c.cube_id == cube.id))
-        self._add_relations(cube, namespace_id)
+        self._add_relations(cube)
 
-    def _add_relations(self, cube: MemCube, namespace_id: int) -> None:
-        for table, rows in relation_rows(cube, namespace_id).items():
+    def _add_relations(self, cube: MemCube) -> None:
+        for table, rows in relation_rows(cube).items():
             self._rows[table] += rows
 
     def _add_passages(self, cube_id: str, namespace_id: int, passages: Sequence[Passage], collection: str) -> None:
@@ -382,19 +386,14 @@ def first_counters(cube: MemCube) -> dict[str, Any]:
     return {**counters, "last_used": micros(behaviour.last_used)}
 
 
-def relation_rows(cube: MemCube, namespace_id: int) -> dict[Table, list[dict[str, Any]]]:
+def relation_rows(cube: MemCube) -> dict[Table, list[dict[str, Any]]]:
     """Return the rows of the tables that follow from the header."""
-    descriptive, governance = cube.header.descriptive, cube.header.governance
+    descriptive = cube.header.descriptive
     own = {"cube_id": cube.id}
-    granted = {**own, "namespace_id": namespace_id}
     return {
         schema.tags: [{**own, "tag": tag} for tag in dict.fromkeys(descriptive.tags)],
         schema.links: [
             {**own, "target": link.target, "relation": link.relation} for link in dict.fromkeys(descriptive.links)
-        ],
-        schema.grants: [
-            {**granted, "grantee": grant.grantee, "right": grant.right, "until": micros(grant.until)}
-            for grant in governance.grants
         ],
         schema.lineage: [
             {**own, "position": position, "source_id": source, "source_version": version}
