@@ -1,13 +1,13 @@
 """Does the ranking get better by what was used? Streams of questions replayed with noisy feedback, learning on and off.
 
-    python benchmarks/improvement.py --input realmem-dev.json.gz --input locomo-dev.json.gz --held-out realmem-dev.json.gz
+    python benchmarks/improvement.py --input locomo-dev.json.gz --input realmem-dev.json.gz \\
+        --held-out realmem-dev.json.gz
 
-Each user's questions come in several random orders. After a question the first ``SHOWN`` memories are "given to a model",
-and the evidence among them counts as used; of ``--wrong`` of the requests another memory counts as used instead. Every
-``EVERY`` requests the scope learns, by the code that a job runs. Recall of the same questions with and without learning
-is compared in thirds of each stream; intervals are of 1,000 bootstrap samples over questions. Conversations made by
-program ask each question three times, in other words. An adversary gives inverted feedback, and another scope beside it
-is compared to the last bit.
+Each user's questions come in several random orders. After a question the first ``SHOWN`` memories are given to a model,
+so to speak, and the evidence among them counts as used; for ``--wrong`` of the requests another memory counts instead.
+Every ``EVERY`` requests the scope learns, by the code that a job runs. Recall of the same questions with and without
+learning is compared in thirds of each stream; intervals are of 1,000 bootstrap samples over questions. Conversations
+made by program ask each question three times, in other words. An adversary gives inverted feedback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
