@@ -48,7 +48,7 @@ class LearningSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    enabled: bool = True
+    enabled: bool = False
     radius: float = Field(default=0.25, gt=0, le=1)
     sure: float = Field(default=1.0, ge=0)
     least_requests: int = Field(default=20, ge=1)
