@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from memos_core.interface.chat import ChatPipeline
 from memos_core.operation.background import Background
 from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.feedback import MemFeedback
+from memos_core.operation.forms import MemForms
 from memos_core.operation.learning import MemLearning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
@@ -60,6 +62,10 @@ def background(layers: Layers) -> Background:
 def retention(layers: Layers) -> MemRetention:
     layers.lifecycle.flush()  # policies go by the counts
     return layers.retention
+
+
+def forms(layers: Layers) -> MemForms:
+    return replace(layers.forms, engine=lambda: layers.chat.engine)  # of a scope with another model, that one
 
 
 def evolution(layers: Layers) -> MemEvolution:
@@ -170,6 +176,10 @@ class BoundScope:
 
     # Background work
 
+    demote = of_layer(forms, MemForms.demote)
+    demotions = of_layer(forms, MemForms.demotions)
+    remake = of_layer(forms, MemForms.remake)
+    remake_later = of_layer(forms, MemForms.remake_later)
     transform_later = of_layer(background, Background.transform_later)
     jobs = of_layer(background, Background.jobs)
     job = of_layer(background, Background.job)
@@ -186,6 +196,10 @@ class BoundScope:
     rollback_learning = of_layer(lessons, MemLearning.rollback_learning)
     reset_learning = of_layer(lessons, MemLearning.reset_learning)
 
+    ademote = in_thread(demote)
+    ademotions = in_thread(demotions)
+    aremake = in_thread(remake)
+    aremake_later = in_thread(remake_later)
     atransform_later = in_thread(transform_later)
     ajobs = in_thread(jobs)
     ajob = in_thread(job)

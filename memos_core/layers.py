@@ -21,6 +21,7 @@ from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
 from memos_core.operation.feedback import MemFeedback
+from memos_core.operation.forms import MemForms
 from memos_core.operation.items import ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.learning import LearningSettings, LearnTask, MemLearning, queue_learning
@@ -64,6 +65,7 @@ class Layers:
     engine: Engine | None
     activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
     transforms: MemTransform
+    forms: MemForms
     adapters: MemAdapters
     emit: EventHook
     items: ItemOperator
@@ -112,8 +114,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     learning = learning_of(vault, governance, parts)
     feedback = MemFeedback(vault, governance, ids, records=learning.settings.enabled)
     operator = MemOperator(vault, governance, ids, parts.search, parts.ranker, learned=learning.experience)
-    lifecycle = MemLifecycle(vault, governance)
-    scheduler = scheduler_of(parts)
+    lifecycle, scheduler = MemLifecycle(vault, governance), scheduler_of(parts)
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
         return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
@@ -153,6 +154,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         engine=engine,
         activations=activations,
         transforms=transforms,
+        forms=MemForms(transforms, queue, erased, engine=lambda: chat.engine),
         adapters=adapters,
         emit=emit,
         items=ItemOperator(vault, governance, ids, erased),
@@ -160,7 +162,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=evolves, gather=gather),
+        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=evolves, engine=engine, gather=gather),
         feedback=feedback,
         learning=learning,
         engines=engines,
@@ -207,7 +209,9 @@ def gathering(feedback: MemFeedback, learning: MemLearning, queue: JobQueue) -> 
 
 def tasks_of(transforms: MemTransform, engine: Engine | None, always: Sequence[Task]) -> list[Task]:
     """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
-    return [*always] if engine is None else [*always, TransformTask(transforms, engine)]
+    if engine is None:
+        return [*always]
+    return [*always, TransformTask(transforms, engine), TransformTask(transforms, engine, bound=True)]
 
 
 def model_of(engine: Engine | None) -> str | None:

@@ -80,6 +80,22 @@ def test_lineage_is_shown_as_a_tree(invoke: Invoke) -> None:  # noqa: F811
     assert error(invoke("lineage", cube_id, "--user", "bob", "--json"))["type"] == "CubeNotFound"
 
 
+def test_a_form_is_dropped_listed_and_made_again(invoke: Invoke) -> None:  # noqa: F811
+    cube_id = added(invoke, "Biscuit is my cat.")
+    (kv,) = document(invoke("transform", cube_id, "--json"))["derived"]
+    assert invoke("demote", "--list").stdout == "nothing was dropped\n"
+    (gone,) = document(invoke("demote", kv["id"], "--json"))["demotions"]
+    assert (gone["id"], gone["lineage"]["pathway"]) == (kv["id"], "plaintext->activation")
+    assert "plaintext->activation" in invoke("demote", "--list").stdout
+    (again,) = document(invoke("remake", kv["id"], "--json"))["derived"]
+    assert again["type"] == "activation"
+    assert document(invoke("remake", kv["id"], "--later", "--json"))["jobs"][0]["state"] == "waiting"
+    text = document(invoke("transform", again["id"], "--to", "plaintext", "--json"))["derived"]
+    assert [each["id"] for each in text] == [cube_id]
+    assert invoke("demote").exit_code == 2
+    assert error(invoke("demote", cube_id, "--json"))["type"] == "InvalidInput"
+
+
 def test_a_policy_says_what_it_would_do_and_does_it(invoke: Invoke, tmp_path: Path) -> None:  # noqa: F811
     cube_id = added(invoke, "Biscuit is my cat and sleeps on the kitchen shelf.")
     for _ in range(3):

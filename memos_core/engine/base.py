@@ -224,6 +224,21 @@ class Engine(ABC):
         """Digest of what an adapter of this model fits; None: this engine takes no adapters. May load the model."""
         return None
 
+    @property
+    def model_name(self) -> str:
+        """Name of the model, as forms of memory carry it. Loads nothing."""
+        return self.capabilities.model
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory, so that asking about it costs nothing."""
+        return False
+
+    @property
+    def form_fingerprints(self) -> frozenset[str]:
+        """The fingerprints of all forms of memory that this model can use by itself. May load the model."""
+        return frozenset() if self.base_fingerprint is None else frozenset([self.base_fingerprint])
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Return the ids that the model's own tokenizer makes of ``text``, without special ones."""

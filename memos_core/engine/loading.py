@@ -162,6 +162,10 @@ class LoadedModel:
         return self.source.name
 
     @property
+    def is_loaded(self) -> bool:
+        return "model" in self._parts
+
+    @property
     def config(self) -> Any:
         return self._once("config", self.source.config)
 

@@ -1,8 +1,9 @@
-"""Commands that show and drive the life of memories: lineage, policy."""
+"""Commands that show and drive the life of memories: lineage, policy, demote, remake."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +14,15 @@ from rich.tree import Tree
 
 from memos_core.cube import MemCube
 from memos_core.errors import InvalidFile
-from memos_core.interface.cli_memory import CubeId
+from memos_core.interface.cli_background import Model, show_jobs
+from memos_core.interface.cli_memory import CubeId, local_engine
 from memos_core.interface.cli_terminal import Terminal
-from memos_core.interface.cli_views import columns, cube_json, short
+from memos_core.interface.cli_views import columns, cube_json, iso, minute, printable, short
 from memos_core.operation.evolve import Decision, EvolutionPolicy
+from memos_core.operation.forms import Demotion
 from memos_core.operation.lineage import LineageTree, SourceNode
 
-__all__ = ["COMMANDS", "lineage", "policy"]
+__all__ = ["COMMANDS", "demote", "lineage", "policy", "remake"]
 
 
 def lineage(terminal: Terminal, *, cube_id: CubeId) -> None:
@@ -161,5 +164,73 @@ def decision_json(decision: Decision) -> dict[str, JsonValue]:
     }
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"lineage": lineage, "policy": policy}
+def demote(
+    terminal: Terminal,
+    *,
+    cube_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A KV cache or an adapter.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show what was dropped, the newest first.")] = False,
+) -> None:
+    """Drop a KV cache or an adapter. The memories that it was made from stay, and 'remake' brings it back."""
+    if listed == (cube_id is not None):
+        raise typer.BadParameter("name one ID, or use --list")
+    with terminal.scope() as scope:
+        dropped = scope.demotions() if cube_id is None else (scope.demote(cube_id),)
+    if terminal.as_json:
+        told: list[JsonValue] = [demotion_json(each) for each in dropped]
+        terminal.document({"demotions": told})
+        return
+    if not dropped:
+        typer.echo("nothing was dropped")
+        return
+    table = columns("id", "type", "model", ">bytes", "made by", "dropped", "why")
+    for each in dropped:
+        size, made_by = f"{each.size_bytes:,}", each.lineage.pathway or ""
+        table.add_row(
+            *map(Text, (each.cube_id, each.type, each.model, size, made_by, minute(each.at), short(each.reason)))
+        )
+    terminal.out.print(table)
+
+
+def demotion_json(demotion: Demotion) -> dict[str, JsonValue]:
+    return {
+        "id": demotion.cube_id,
+        "type": str(demotion.type),
+        "model": demotion.model,
+        "lineage": demotion.lineage.model_dump(mode="json"),
+        "size_bytes": demotion.size_bytes,
+        "reason": demotion.reason,
+        "author": demotion.author,
+        "at": iso(demotion.at),
+    }
+
+
+def remake(
+    terminal: Terminal,
+    *,
+    cube_id: CubeId,
+    later: Annotated[bool, typer.Option("--later", help="Leave it to a worker.")] = False,
+    model: Model = "memos-reader",
+) -> None:
+    """Make a KV cache or an adapter again, for this model and from its memories as they are now.
+
+    It may have been dropped, be out of date, or have been made for another model.
+    """
+    if later:
+        with terminal.scope() as scope:
+            queued = scope.remake_later(cube_id)
+        show_jobs(terminal, [queued])
+        return
+    with (
+        closing(local_engine(model)) as engine,
+        terminal.scope(engine=engine) as scope,
+        terminal.progress("making it again") as progress,
+    ):
+        made = scope.remake(cube_id, progress=progress)
+    if terminal.as_json:
+        terminal.document({"derived": [cube_json(made)]})
+        return
+    typer.echo(f"{made.id}  {printable(made.text)}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"lineage": lineage, "policy": policy, "demote": demote, "remake": remake}
 """The commands of this file by name."""

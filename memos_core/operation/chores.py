@@ -6,14 +6,19 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
+from memos_core.engine.base import Engine
 from memos_core.infrastructure.vault import MemVault
 from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.refresh import queue_refreshes
+from memos_core.operation.remaking import queue_remakes
 from memos_core.operation.retention import MemRetention
 from memos_core.operation.worker import Worker
 
 __all__ = ["Chores"]
+
+REMAKE_SECONDS = 60.0
+"""How often a worker looks for forms of other models: somebody else may have brought in one."""
 
 
 def nothing() -> None:
@@ -25,6 +30,7 @@ class Chores:
 
     Args:
         evolves: Whether memories change their form by themselves, as often as the policy says.
+        engine: For whose model the forms of other models are made again.
         gather: Writes down and queues what other parts have waiting.
     """
 
@@ -37,6 +43,7 @@ class Chores:
         retention: MemRetention,
         *,
         evolves: bool,
+        engine: Engine | None = None,
         gather: Callable[[], None] = nothing,
     ) -> None:
         self.vault = vault
@@ -46,6 +53,7 @@ class Chores:
         self.retention = retention
         self.gather = gather
         self.evolves = evolves
+        self.engine = engine
         self._done: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
@@ -66,6 +74,8 @@ class Chores:
         self.lifecycle.flush()
         self.gather()
         queue_refreshes(self.vault, self.worker.queue)
+        if self.engine is not None and self._is_time("remake", REMAKE_SECONDS):
+            queue_remakes(self.vault, self.worker.queue, self.engine)
         policy = self.retention.policy
         if policy is not None and self._is_time("tidy", policy.every_seconds):
             self.retention.tidy_all()

@@ -155,11 +155,12 @@ class MemLearning:
     def _against(self, session: ReadSession, namespace: str, new: Sequence[Recall]) -> dict[str, UsageDelta]:
         """Return what corrections and repeated questions count against the memories that were used."""
         turned = turns_of(self._kept(session, namespace), follow_seconds=self.settings.settle_seconds)
-        found: dict[str, UsageDelta] = {}
-        for recall in new:
-            for cube in recall.cubes:
-                if recall.id in turned and cube.share != 0 and cube.verdict is None:
-                    found[cube.cube_id] = found.get(cube.cube_id, UsageDelta()) + UsageDelta(feedback=turned[recall.id])
+        said = [
+            ([cube.cube_id for cube in recall.cubes if cube.share != 0 and cube.verdict is None], turned[recall.id])
+            for recall in new
+            if recall.id in turned
+        ]
+        found = UsageDelta.summed([(cube_ids, UsageDelta(feedback=value)) for cube_ids, value in said])
         own = {cube.id for cube in session.cubes(Visibility(namespace), sorted(found))}
         return {cube_id: delta for cube_id, delta in found.items() if cube_id in own}
 

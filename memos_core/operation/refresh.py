@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 
 from pydantic import JsonValue
 
-from memos_core.cube import MemCube, MemoryType, State
+from memos_core.cube import MemCube, State
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import Job, MemVault, Visibility, WriteSession
 from memos_core.infrastructure.vault.derivation import fallen
 from memos_core.operation.background import TransformTask
+from memos_core.operation.forms import recipe_of
 from memos_core.operation.jobs import JobQueue, Progress, Publish, Task
 from memos_core.principal import Principal
 
@@ -70,11 +71,9 @@ class RefreshTask(Task):
 
     def _rebuild(self, session: WriteSession, principal: Principal, cube: MemCube) -> str | None:
         """Queue the same form of the sources as they are now; None where one of them does not serve any more."""
-        lineage = cube.header.descriptive.lineage
-        source_ids = [source for source, _ in lineage.sources]
-        sources = session.cubes(Visibility(principal.namespace, principal.agent, principal.session), source_ids)
-        standing = all(each.state is State.ACTIVE and each.type is MemoryType.PLAINTEXT for each in sources)
-        if len(sources) != len(source_ids) or not standing or cube.state is not State.ACTIVE:
+        visibility = Visibility(principal.namespace, principal.agent, principal.session)
+        recipe = recipe_of(session, visibility, cube.header.descriptive.lineage, cube.type)
+        if recipe is None or cube.state is not State.ACTIVE:
             return None
-        parameters = {"to": str(cube.type)}
-        return self.queue.add(session, principal, TransformTask.kind, source_ids, parameters=parameters).id
+        parameters = {"to": str(recipe.to)}
+        return self.queue.add(session, principal, TransformTask.kind, recipe.cube_ids, parameters=parameters).id

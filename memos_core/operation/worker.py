@@ -9,10 +9,13 @@ from types import TracebackType
 from typing import Self
 
 from memos_core.errors import (
+    AdapterMismatch,
+    AdapterOutdated,
     ContextOverflow,
     CubeFrozen,
     CubeNotFound,
     EngineMissing,
+    GateFailed,
     InjectionUnavailable,
     InvalidInput,
     JobLost,
@@ -29,10 +32,13 @@ from memos_core.operation.jobs import JobQueue, Task
 __all__ = ["Heartbeat", "Worker"]
 
 HOPELESS = (
+    AdapterMismatch,
+    AdapterOutdated,
     ContextOverflow,
     CubeFrozen,
     CubeNotFound,
     EngineMissing,
+    GateFailed,
     InjectionUnavailable,
     InvalidInput,
     MissingExtra,

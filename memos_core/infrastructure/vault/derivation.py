@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, exists, not_, or_, select, text
+from sqlalchemy import ColumnElement, exists, func, not_, or_, select, text
 
+from memos_core.cube import State
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks, live
 from memos_core.principal import Principal
@@ -15,7 +17,7 @@ from memos_core.principal import Principal
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
 
-__all__ = ["fallen", "sources_among"]
+__all__ = ["fallen", "foreign_forms", "models", "sources_among"]
 
 TENSORS = text("cubes.type <> 'plaintext'")
 """Written as in the partial index ``cubes_of_tensors``: with a bound value it would not be used."""
@@ -32,7 +34,34 @@ def fallen(
     Args:
         cube_id: Ask of this one only.
     """
-    c, n, made = schema.cubes, schema.namespaces, schema.lineage
+    c, below = schema.cubes, schema.lineage.alias("below")
+    has_children = exists().where(below.c.source_id == c.c.id)
+    wanted = [has_lost_a_source(now), not_(has_children)]
+    return forms(session, wanted if cube_id is None else [*wanted, c.c.id == cube_id], limit)
+
+
+def foreign_forms(
+    session: ReadSession, now: datetime, fingerprints: Sequence[str], *, limit: int = 1000
+) -> list[tuple[Principal, str]]:
+    """Return the forms in use, with sources that all stand, that were made under none of these fingerprints."""
+    c, made = schema.cubes, schema.lineage
+    has_sources = exists().where(made.c.cube_id == c.c.id)
+    other = c.c.fingerprint.not_in(list(fingerprints))
+    return forms(session, [live(now), other, has_sources, not_(has_lost_a_source(now))], limit)
+
+
+def models(session: ReadSession) -> set[str]:
+    """Return the names of the models that forms in use were made for."""
+    c, v = schema.cubes, schema.versions
+    # One for each fingerprint: the name stands in the payload alone.
+    first = select(func.min(c.c.id)).where(TENSORS, c.c.state == str(State.ACTIVE)).group_by(c.c.fingerprint)
+    payloads = session.connection.scalars(select(v.c.payload).where(v.c.cube_id.in_(first)))
+    return {str(json.loads(payload)["model"]) for payload in payloads}
+
+
+def has_lost_a_source(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a derived cube has lost a source; see ``fallen``."""
+    c, made = schema.cubes, schema.lineage
     source = c.alias("source")
     stands = exists().where(
         source.c.id == made.c.source_id,
@@ -42,14 +71,14 @@ def fallen(
         within(source.c.agent, c.c.agent),
         within(source.c.session, c.c.session),
     )
-    lost = exists().where(made.c.cube_id == c.c.id, not_(stands))
-    below = made.alias("below")
-    has_children = exists().where(below.c.source_id == c.c.id)
+    return exists().where(made.c.cube_id == c.c.id, not_(stands))
+
+
+def forms(session: ReadSession, conditions: Sequence[ColumnElement[bool]], limit: int) -> list[tuple[Principal, str]]:
+    """Return the KV caches and adapters that meet all conditions, oldest first, each with whom it was made for."""
+    c, n = schema.cubes, schema.namespaces
     query = select(c.c.id, c.c.agent, c.c.session, n.c.name).join_from(c, n, n.c.id == c.c.namespace_id)
-    query = query.where(TENSORS, lost, not_(has_children))
-    if cube_id is not None:
-        query = query.where(c.c.id == cube_id)
-    rows = session.connection.execute(query.order_by(c.c.id).limit(limit))
+    rows = session.connection.execute(query.where(TENSORS, *conditions).order_by(c.c.id).limit(limit))
     return [(Principal(row.name, row.agent, row.session), row.id) for row in rows]
 
 
