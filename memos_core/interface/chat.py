@@ -138,8 +138,8 @@ class ChatCall:
         )
 
 
-def ignore_plan(principal: Principal, plan: InjectionPlan) -> None:
-    """Nobody looks at how plans came out."""
+def ignore_reply(principal: Principal, reply: Reply) -> None:
+    """Nobody looks at what came out."""
 
 
 class ChatPipeline:
@@ -157,7 +157,7 @@ class ChatPipeline:
         activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
         adapters: MemAdapters,
         emit: Callable[[Event], None],
-        observe: Callable[[Principal, InjectionPlan], None] = ignore_plan,
+        observe: Callable[[Principal, Reply], None] = ignore_reply,
     ) -> None:
         self._engine = engine
         self.governance = governance
@@ -221,7 +221,7 @@ class ChatPipeline:
             budget = default_budget(engine.capabilities.context_window)
         asked = self.reader.parse(messages, now=self.governance.clock.now(), max_tokens=budget)
         hits = self.operator.search(principal, asked) if asked else []
-        return self.scheduler.plan(
+        plan = self.scheduler.plan(
             hits,
             inject=call.inject,
             budget_tokens=budget,
@@ -229,6 +229,7 @@ class ChatPipeline:
             pinned=self.operator.standing(principal, self.scheduler.working.pins(principal)),
             now=self.governance.clock.now(),
         )
+        return replace(plan, asked=asked)
 
     def prefetch(
         self,
@@ -314,7 +315,7 @@ class ChatPipeline:
         self.lifecycle.flush()  # the next plan goes by these counts
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
-        self.observe(principal, reply.plan)
+        self.observe(principal, reply)
         if remember:
             self.remember(principal, messages, reply)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import datetime
 
 from memos_core.engine.base import Engine
@@ -24,6 +25,10 @@ SWEEP_SECONDS = 60.0
 """How often a worker erases the items whose time is over: no question sees them in the meantime."""
 
 
+def nothing() -> None:
+    """Nothing waits elsewhere."""
+
+
 class Chores:
     """Does what waits, when it is told to. Thread-safe.
 
@@ -31,6 +36,7 @@ class Chores:
         items: Those of all users, of which the expired ones are erased.
         evolves: Whether memories change their form by themselves, as often as the policy says.
         engine: For whose model the forms of other models are made again.
+        gather: Writes down and queues what other parts have waiting.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Chores:
         items: ItemOperator,
         evolves: bool,
         engine: Engine | None = None,
+        gather: Callable[[], None] = nothing,
     ) -> None:
         self.vault = vault
         self.lifecycle = lifecycle
@@ -51,6 +58,7 @@ class Chores:
         self.evolution = evolution
         self.retention = retention
         self.items = items
+        self.gather = gather
         self.evolves = evolves
         self.engine = engine
         self._done: dict[str, datetime] = {}
@@ -71,6 +79,7 @@ class Chores:
 
     def _round(self, stop: threading.Event | None) -> int:
         self.lifecycle.flush()
+        self.gather()
         queue_refreshes(self.vault, self.worker.queue)
         if self.engine is not None and self._is_time("remake", REMAKE_SECONDS):
             queue_remakes(self.vault, self.worker.queue, self.engine)
