@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,9 +23,9 @@ from memos_core.errors import InvalidInput
 from memos_core.events import Event
 from memos_core.ids import checked_cursor
 from memos_core.infrastructure.vault import UsageDelta
-from memos_core.infrastructure.vault.granting import state_of
+from memos_core.infrastructure.vault.header_filters import USE_FIELDS, fields_in
 from memos_core.interface.adapters import ScopeAdapters
-from memos_core.interface.arguments import TypeName, memory_state, memory_types
+from memos_core.interface.arguments import TypeName, as_json_filters, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext, build_context, context_of
 from memos_core.interface.exporting import write_lines
@@ -37,6 +36,7 @@ from memos_core.operation.background import as_ids, target_form
 from memos_core.operation.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
 from memos_core.operation.resolving import Resolution, resolve
+from memos_core.operation.revision import revision_of
 from memos_core.records import (
     Erasure,
     Hit,
@@ -138,7 +138,7 @@ class Scope(BoundScope):
         query: str,
         *,
         k: int = 10,
-        filters: Mapping[str, JsonValue] | None = None,
+        filters: Mapping[str, Any] | None = None,
         before: datetime | None = None,
         as_of: datetime | None = None,
         include_superseded: bool = False,
@@ -148,16 +148,17 @@ class Scope(BoundScope):
         Args:
             query: What is asked.
             k: Most hits.
-            filters: What fields of the header must be: ``speaker``, ``session``, ``tags`` ...; a list means any of.
+            filters: Conditions on the header: ``{"speaker": "Ben", "at": {"$gte": moment}}``; see docs/search.md.
             before: Only what was said before this moment.
             as_of: Only what held at this moment; by default now.
             include_superseded: Also what another memory took the place of.
 
         Raises:
-            InvalidInput: The query is empty, k is not positive, or a filter is unknown.
+            InvalidInput: The query is empty, k is not positive, or a filter is malformed.
+            UnknownField: A filter names a field that there is not.
         """
         conditions = {"before": before, "as_of": as_of, "include_superseded": include_superseded}
-        call = self._layers.chat.call(query, k=k, filters=filters or {}, **conditions)
+        call = self._layers.chat.call(query, k=k, filters=self._filters(filters), **conditions)
         hits = self._layers.operator.search(self._principal, call)
         self._searched(hits)
         return hits
@@ -168,6 +169,7 @@ class Scope(BoundScope):
         *,
         max_tokens: int | None = None,
         k: int = 12,
+        filters: Mapping[str, Any] | None = None,
         known: Sequence[str] = (),
         keep: Sequence[str] = (),
     ) -> MemoryContext:
@@ -179,6 +181,7 @@ class Scope(BoundScope):
             query: What is asked.
             max_tokens: Size of the text at most.
             k: Most memories that are new to the conversation.
+            filters: As for ``search``.
             known: Texts that the prompt holds already: what says the same is left out.
             keep: Ids of memories that the conversation was given before. They stay in the room that is left, as long
                 as they can be seen, so that the prompt begins alike from turn to turn.
@@ -186,7 +189,7 @@ class Scope(BoundScope):
         engine, count = self._layers.engine, self._count_tokens
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        call = self._layers.chat.call(query, k=k, max_tokens=max_tokens)
+        call = self._layers.chat.call(query, k=k, max_tokens=max_tokens, filters=self._filters(filters))
         layers = self._layers
         found = build_context(
             layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep
@@ -226,6 +229,7 @@ class Scope(BoundScope):
         state: State | str = State.ACTIVE,
         session: str | None = None,
         newest: bool = False,
+        filters: Mapping[str, Any] | None = None,
     ) -> Page:
         """Return memories in the order in which they were stored, ``limit`` at a time.
 
@@ -236,9 +240,11 @@ class Scope(BoundScope):
             state: ``active`` (default), ``archived`` or ``expired``.
             session: Only what belongs to this session.
             newest: Begin with what was stored last, and go back.
+            filters: As for ``search``.
         """
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
+        where = self._filters(filters)
         with self._layers.vault.read() as ledger:
             cubes = ledger.listing(
                 self._visibility,
@@ -249,31 +255,26 @@ class Scope(BoundScope):
                 now=self._now(),
                 belonging=session,
                 newest=newest,
+                filters=where,
             )
         more = len(cubes) > limit
         return Page(tuple(cubes[:limit]), cubes[limit - 1].id if more else None)
 
-    def count(self, *, type: TypeName = "plaintext", state: State | str = State.ACTIVE) -> int:
+    def count(
+        self,
+        *,
+        type: TypeName = "plaintext",
+        state: State | str = State.ACTIVE,
+        filters: Mapping[str, Any] | None = None,
+    ) -> int:
         """Return how many memories there are; see ``list`` for the arguments."""
+        where, types, states = self._filters(filters), memory_types(type), (memory_state(state),)
         with self._layers.vault.read() as session:
-            return session.count(
-                self._visibility, types=memory_types(type), states=(memory_state(state),), now=self._now()
-            )
+            return session.count(self._visibility, types=types, states=states, now=self._now(), filters=where)
 
     def revision(self) -> str:
-        """Return a short text that changes whenever what this scope finds may have changed, as key for a cache.
-
-        Different scopes and vaults have different revisions, unless both hold nothing. It tells nothing else: it is
-        a digest.
-        """
-        with self._layers.vault.read() as session:
-            space = session.namespace(self._principal.namespace)
-            change = session.newest_change(self._principal.namespace)
-            # What expires, or begins or ceases to hold, does so without a change.
-            passed = session.moments_passed(self._principal.namespace, self._now())
-            granted = state_of(session, self._layers.governance.reach(self._principal))
-        state = (space.salt if space else b"", self.agent, self.session, change, passed, granted)
-        return hashlib.sha256(repr(state).encode()).hexdigest()
+        """Return a digest that changes whenever what this scope finds may have changed, as key for a cache."""
+        return revision_of(self._layers.vault, self._layers.governance, self._principal)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all text memories and items to ``path``, one cube as JSON a line, and return how many.
@@ -428,6 +429,12 @@ class Scope(BoundScope):
 
     def _now(self) -> datetime:
         return self._layers.governance.clock.now()
+
+    def _filters(self, filters: Mapping[str, Any] | None) -> dict[str, JsonValue]:
+        where = as_json_filters(filters)
+        if where and not USE_FIELDS.keys().isdisjoint(fields_in(where)):
+            self._layers.lifecycle.flush()  # what is counted is to be seen
+        return where
 
     def _searched(self, hits: Sequence[Hit]) -> None:
         cube_ids = tuple(hit.cube.id for hit in hits)

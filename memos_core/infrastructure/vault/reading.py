@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select
 
 from memos_core.cube import MemCube, MemoryType, State
@@ -16,6 +17,7 @@ from memos_core.ids import is_ulid
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import (
     chunks,
+    filtered,
     from_micros,
     live,
     matching,
@@ -153,14 +155,16 @@ class ReadSession:
         now: datetime,
         belonging: str | None = None,
         newest: bool = False,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> list[MemCube]:
         """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``.
 
         Args:
             belonging: Only those of this session.
             newest: In the reverse order.
+            filters: Only what passes them; see ``MemoryCall.filters``.
         """
-        query = current().where(self._listed(visibility, types, states, now))
+        query = current().where(self._listed(visibility, types, states, now), filtered(filters or {}))
         if after is not None:
             query = query.where(schema.cubes.c.id < after if newest else schema.cubes.c.id > after)
         if belonging is not None:
@@ -176,9 +180,10 @@ class ReadSession:
         types: tuple[MemoryType, ...] | None = None,
         states: Collection[State] = (State.ACTIVE,),
         now: datetime,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> int:
         """Return how many cubes ``listing`` would give without a limit."""
-        query = select(func.count()).select_from(schema.cubes)
+        query = select(func.count()).select_from(schema.cubes).where(filtered(filters or {}))
         return int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
 
     def _listed(
