@@ -8,6 +8,7 @@ from typing import Any
 
 from memos_core import Hit, MemOS, Scope
 from memos_core.errors import InvalidInput, MissingExtra
+from memos_llamaindex.chat_stores import MemosAsyncChatStore
 from memos_llamaindex.history import MARK
 from memos_llamaindex.llms import MemosLLM
 from memos_llamaindex.memory import MemosMemory
@@ -114,6 +115,8 @@ class MemosContextChatEngine(BaseChatEngine):
             if retriever is not None:
                 raise InvalidInput("two retrievers were given, one of them in the place of the memory")
             memory, retriever = None, memory
+        if memory is None:
+            options.setdefault("chat_store", MemosAsyncChatStore())  # LlamaIndex's own is another on each event loop
         if not isinstance(memory, MemosMemory):
             memory = MemosMemory.from_defaults(memory=memory, **options)
         elif options:
