@@ -115,6 +115,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         for one in list(engines):
             one.drop(activations(principal, ()).owner, derived_ids)
 
+    vault.on_lost = lambda namespace, cube_ids: erased(Principal(namespace), cube_ids)
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
     adapters = MemAdapters(vault, governance)
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)

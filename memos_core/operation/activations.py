@@ -50,7 +50,8 @@ class ScopeActivations:
 
     def find(self, fingerprint: str) -> list[StoredActivation]:
         with self.vault.read() as session:
-            found = session.activations(self.visibility, fingerprint, self.governance.clock.now())
+            reach = self.governance.reach(self.principal)  # asked anew: a grant may have ended since the plan was made
+            found = session.activations(reach, fingerprint, self.governance.clock.now())
         return [StoredActivation(cube_id, payload) for cube_id, payload in found]
 
     def read(self, address: str) -> bytes:

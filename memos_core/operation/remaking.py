@@ -60,7 +60,7 @@ def queue_remake(
     marks: frozenset[str],
 ) -> bool:
     """Queue the like of one form; False: it is not to be made, or is there."""
-    visibility = Visibility(principal.namespace, principal.agent, principal.session)
+    visibility = Visibility(principal.namespace, principal.agent, principal.session, granted_at=session.now)
     cube = session.cube(visibility, cube_id)
     if cube is None or isinstance(cube.payload, PlaintextPayload):
         return False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
     from memos_core.infrastructure.vault.writing import WriteSession
 
-__all__ = ["Given", "give", "given", "grants_of", "received", "state_of", "take_back", "with_grants"]
+__all__ = ["Given", "give", "given", "granted_ids", "grants_of", "received", "state_of", "take_back", "with_grants"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,22 @@ def received(session: ReadSession, visibility: Visibility) -> list[Given]:
     serves = select(c.c.id).where(c.c.id == g.c.cube_id, granted(visibility)).exists()
     either = or_(g.c.cube_id.is_(None), serves)
     return listed(session, g.c.grantee == visibility.namespace, in_force(micros(session.now)), either)
+
+
+def granted_ids(session: ReadSession, visibility: Visibility, *, belonging: str | None = None) -> list[str]:
+    """Return the memories that others have granted to the user of a visibility.
+
+    Args:
+        belonging: Only those of this session.
+    """
+    c = schema.cubes
+    ids = [cube_id for state in granted_state(session.connection, visibility).values() for cube_id, _, _ in state]
+    if belonging is None:
+        return ids
+    found: list[str] = []
+    for part in chunks(ids):
+        found += session.connection.scalars(select(c.c.id).where(c.c.id.in_(part), c.c.session == belonging))
+    return found
 
 
 def state_of(session: ReadSession, visibility: Visibility) -> tuple[object, ...]:

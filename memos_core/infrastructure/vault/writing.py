@@ -67,6 +67,7 @@ class WriteSession(ReadSession):
         super().__init__(connection, now)
         self.embedder = embedder
         self.afterwards: list[Callable[[], None]] = []  # called once the change is durable
+        self.lost: defaultdict[str, list[str]] = defaultdict(list)  # what erasures took from other namespaces
         self.queues = connection.scalar(select(func.count()).select_from(schema.index_state)) != 0
 
     @property
