@@ -70,11 +70,15 @@ def has_lost_a_source(now: datetime) -> ColumnElement[bool]:
         within(source.c.agent, c.c.agent),
         within(source.c.session, c.c.session),
     )
-    stands = exists().where(
-        source.c.id == made.c.source_id,
-        source.c.version == made.c.source_version,
-        live(now, source),
-        or_(own, granted_to(user, micros(now), source)),
+    stands = (
+        exists()
+        .where(
+            source.c.id == made.c.source_id,
+            source.c.version == made.c.source_version,
+            live(now, source),
+            or_(own, granted_to(user, micros(now), source)),
+        )
+        .correlate(c, made)
     )
     return exists().where(made.c.cube_id == c.c.id, not_(stands))
 
