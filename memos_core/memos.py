@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event as Flag
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from weakref import WeakSet
 
 from pydantic import JsonValue
@@ -17,6 +17,7 @@ from memos_core.engine.base import Engine
 from memos_core.events import EventHook, ignore_event
 from memos_core.infrastructure.governance import Limits, MemGovernance
 from memos_core.infrastructure.vault import MemVault, VaultReport
+from memos_core.infrastructure.vault.temporary import erased_with, new_folder
 from memos_core.interface.items import Items
 from memos_core.interface.reader import Reader
 from memos_core.layers import Layers, Parts, wire
@@ -116,6 +117,19 @@ class MemOS:
             retention=retention,
         )
         return cls(wire(vault, MemGovernance(clock=clock, limits=limits), parts, on_event))
+
+    @classmethod
+    def temporary(cls, **options: Any) -> Self:
+        """Open a new vault that nobody else sees, and that is erased when it is closed or nothing uses it any more.
+
+        For trying things out, and for what need not outlive the process. It lies in the system's folder for such files.
+
+        Args:
+            options: Those of ``open``.
+        """
+        memos = cls.open(new_folder(), **options)
+        erased_with(memos._layers.vault)
+        return memos
 
     def scope(self, user: str, *, agent: str | None = None, session: str | None = None) -> Scope:
         """Return the memory of a user, bound further to an agent or a session if they are named.

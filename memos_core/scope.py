@@ -33,7 +33,7 @@ from memos_core.interface.exporting import write_lines
 from memos_core.interface.items import Items
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
-from memos_core.operation.background import as_ids, target_type
+from memos_core.operation.background import as_ids, target_form
 from memos_core.operation.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
 from memos_core.operation.resolving import Resolution, resolve
@@ -308,14 +308,15 @@ class Scope(BoundScope):
         self,
         cube_id: str | Sequence[str],
         *,
-        to: Literal["activation", "parametric", "plaintext"],
+        to: Literal["activation", "parametric", "plaintext", "cartridge"],
         progress: Callable[[int, int], None] | None = None,
     ) -> MemCube:
         """Make another form of a memory (or of several together) and return the derived cube.
 
         ``to="activation"`` computes the KV cache of the prompt prefix that carries these memories, under an adapter
         that acts on every token if one is named (alone: with the memories that it was made from). ``to="parametric"``
-        distils them into a LoRA adapter and examines it. ``to="plaintext"`` reads a KV cache back, or asks an adapter
+        distils them into a LoRA adapter and examines it. ``to="cartridge"`` trains a few positions of KV that stand for
+        all of them. ``to="plaintext"`` reads a KV cache back, or asks an adapter
         what it knows. What did not pass its gates is not stored.
         ``transform_each`` makes a form of each memory alone, ``transform_later`` leaves it to a worker.
 
@@ -328,7 +329,7 @@ class Scope(BoundScope):
             InjectionUnavailable: The engine's model does not allow it; the reason is named.
             InvalidInput: There is no such form, or no way to it.
         """
-        engine, target = self._layers.chat.engine, target_type(to)
+        engine, target = self._layers.chat.engine, target_form(to)
         transforms = self._layers.transforms
         return self.get(transforms.transform(self._principal, engine, as_ids(cube_id), target, progress=progress))
 
@@ -336,7 +337,7 @@ class Scope(BoundScope):
         self,
         cube_ids: Sequence[str],
         *,
-        to: Literal["activation", "parametric", "plaintext"],
+        to: Literal["activation", "parametric", "plaintext", "cartridge"],
         progress: Callable[[int, int], None] | None = None,
     ) -> builtins.list[MemCube]:
         """``transform`` for each memory alone; ``progress`` counts memories. What is done when one fails stays done."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         MemosWriteEvent,
     )
     from memos_llamaindex.ingestion import MemosKVPrecompute
+    from memos_llamaindex.kv_stores import MemosKVStore
     from memos_llamaindex.llms import MemosLLM
     from memos_llamaindex.memory import MemosMemory
     from memos_llamaindex.memory_block import MemosMemoryBlock
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from memos_llamaindex.query_engine import MemosQueryEngine
     from memos_llamaindex.response_synthesizers import MemosSynthesizer
     from memos_llamaindex.retrievers import MemosRetriever
-    from memos_llamaindex.stores import MemosDocumentStore, MemosIndexStore, MemosKVStore, memos_storage_context
+    from memos_llamaindex.stores import MemosDocumentStore, MemosIndexStore, memos_storage_context
     from memos_llamaindex.tools import MemosToolSpec
     from memos_llamaindex.vector_stores import MemosVectorStore
 
@@ -49,7 +50,7 @@ HOMES = {
     "MemosIndexStore": "stores",
     "MemosInjectEvent": "events",
     "MemosKVPrecompute": "ingestion",
-    "MemosKVStore": "stores",
+    "MemosKVStore": "kv_stores",
     "MemosLLM": "llms",
     "MemosMemory": "memory",
     "MemosMemoryBlock": "memory_block",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from memos_core import Item, Items, ItemTransaction, MemOS, Scope, resolve_scope
-from memos_core.errors import MissingExtra
-from memos_llamaindex.stores import SHARED
+from fsspec import AbstractFileSystem
+
+from memos_core import Item, Items, ItemTransaction, MemOS, Scope
+from memos_core.errors import InvalidFile, MissingExtra
+from memos_llamaindex.files import read_json, write_json
+from memos_llamaindex.home import SHARED, scope_for
 
 try:
     from llama_index.core.base.llms.types import ChatMessage
@@ -147,12 +151,13 @@ class MemosChatStore(BaseChatStore):
 
     Attributes:
         memory: A scope: its user's own store. A MemOS: one for all who hold it, or the one that ``namespace`` names.
+            None: a temporary one, which is gone when the store is.
         name: Keeps several stores of one memory apart.
         namespace: Template of the namespace within a MemOS.
         namespace_values: What its variables stand for.
     """
 
-    memory: Scope | MemOS = Field(exclude=True, repr=False, description="Where conversations are kept.")
+    memory: Scope | MemOS | None = Field(default=None, exclude=True, repr=False, description="Where they are kept.")
     name: str = Field(default="chat", description="Keeps several stores of one memory apart.")
     namespace: tuple[str, ...] = Field(default=SHARED, description="Namespace within a MemOS.")
     namespace_values: dict[str, Any] = Field(default_factory=dict, description="Values of the namespace's variables.")
@@ -161,11 +166,13 @@ class MemosChatStore(BaseChatStore):
 
     _kept: Conversations = PrivateAttr()
 
-    def __init__(self, memory: Scope | MemOS, **fields: Any) -> None:
+    def __init__(self, memory: Scope | MemOS | None = None, **fields: Any) -> None:
         given: dict[str, Any] = {"memory": memory, **fields}
         super().__init__(**given)
 
     def model_post_init(self, context: Any, /) -> None:
+        if self.memory is None:
+            self.memory = scope_for(None)
         self._kept = opened(self.memory, self.name, self.namespace, self.namespace_values)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> MemosChatStore:
@@ -216,6 +223,38 @@ class MemosChatStore(BaseChatStore):
         """Return the keys of all conversations, in the order in which they began."""
         return self._kept.keys()
 
+    # Files
+
+    def persist(self, persist_path: str = "chat_store.json", fs: AbstractFileSystem | None = None) -> None:
+        """Write a copy to a file, which forgetting does not reach. The memory itself needs no such call."""
+        talks = {key: self.get_messages(key) for key in self.get_keys()}
+        store = {key: [message.model_dump(mode="json") for message in messages] for key, messages in talks.items()}
+        write_json({"store": store}, persist_path, fs)
+
+    @classmethod
+    def from_persist_path(
+        cls,
+        persist_path: str = "chat_store.json",
+        fs: AbstractFileSystem | None = None,
+        memory: Scope | MemOS | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Return a store of ``memory`` into which a file of ``persist``, ours or ``SimpleChatStore``'s, was put.
+
+        A conversation of the file takes the place of one under the same key. No such file: the store as it is.
+
+        Raises:
+            InvalidInput: It is no such file.
+        """
+        store = cls(memory, **fields)
+        try:
+            saved = read_json(persist_path, fs)
+        except FileNotFoundError:
+            return store  # as LlamaIndex has it: a first start
+        for key, messages in saved_talks(saved, persist_path).items():
+            store.set_messages(key, messages)
+        return store
+
 
 class MemosAsyncChatStore(AsyncDBChatStore):
     """Keeps the history of LlamaIndex's ``Memory``, with what it has archived.
@@ -235,12 +274,13 @@ class MemosAsyncChatStore(AsyncDBChatStore):
 
     Attributes:
         memory: A scope: its user's own store. A MemOS: one for all who hold it, or the one that ``namespace`` names.
+            None: a temporary one, which is gone when the store is.
         name: Keeps several stores of one memory apart.
         namespace: Template of the namespace within a MemOS.
         namespace_values: What its variables stand for.
     """
 
-    memory: Scope | MemOS = Field(exclude=True, repr=False, description="Where conversations are kept.")
+    memory: Scope | MemOS | None = Field(default=None, exclude=True, repr=False, description="Where they are kept.")
     name: str = Field(default="memory", description="Keeps several stores of one memory apart.")
     namespace: tuple[str, ...] = Field(default=SHARED, description="Namespace within a MemOS.")
     namespace_values: dict[str, Any] = Field(default_factory=dict, description="Values of the namespace's variables.")
@@ -249,11 +289,13 @@ class MemosAsyncChatStore(AsyncDBChatStore):
 
     _kept: Conversations = PrivateAttr()
 
-    def __init__(self, memory: Scope | MemOS, **fields: Any) -> None:
+    def __init__(self, memory: Scope | MemOS | None = None, **fields: Any) -> None:
         given: dict[str, Any] = {"memory": memory, **fields}
         super().__init__(**given)
 
     def model_post_init(self, context: Any, /) -> None:
+        if self.memory is None:
+            self.memory = scope_for(None)
         self._kept = opened(self.memory, self.name, self.namespace, self.namespace_values)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> MemosAsyncChatStore:
@@ -333,10 +375,19 @@ class MemosAsyncChatStore(AsyncDBChatStore):
         return await asyncio.to_thread(run)
 
 
+def saved_talks(saved: Any, path: str) -> dict[str, list[ChatMessage]]:
+    """Return the conversations of a file."""
+    try:
+        talks = json.loads(saved) if isinstance(saved, str) else saved  # older releases wrote JSON within JSON
+        return {key: [ChatMessage.model_validate(one) for one in messages] for key, messages in talks["store"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidFile(f"it holds no conversations: {error}", path=path) from error
+
+
 def opened(
-    memory: Scope | MemOS, name: str, namespace: Sequence[str], namespace_values: Mapping[str, Any]
+    memory: Scope | MemOS | None, name: str, namespace: Sequence[str], namespace_values: Mapping[str, Any]
 ) -> Conversations:
-    return Conversations(resolve_scope(memory, namespace, namespace_values).items(history=False), name)
+    return Conversations(scope_for(memory, namespace, namespace_values).items(history=False), name)
 
 
 def named(status: MessageStatus | None) -> str | None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from memos_core import Address, Scope, address_of, resolve_scope, scope_at
+from memos_core import Address, Scope, address_of, scope_at
 from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
 from memos_llamaindex.chat_stores import MemosAsyncChatStore
+from memos_llamaindex.home import scope_for
 from memos_llamaindex.memory_block import MemosMemoryBlock
 
 try:
@@ -80,7 +81,7 @@ def identity_of(store: AsyncDBChatStore) -> str:
 
 
 def scope_of(store: MemosAsyncChatStore) -> Scope:
-    return resolve_scope(store.memory, store.namespace, store.namespace_values)
+    return scope_for(store.memory, store.namespace, store.namespace_values)
 
 
 def with_store(options: Mapping[str, Any], store: AsyncDBChatStore | None, home: Scope | None) -> dict[str, Any]:

@@ -1,185 +1,116 @@
-"""Stores of LlamaIndex over the items of a memory: key-value, documents, indexes, and a storage context of them all."""
+"""Stores of LlamaIndex over a ``MemosKVStore``: documents, indexes, and a storage context of them all."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from memos_core import Items, ItemTransaction, MemOS, PutItem, Scope, resolve_scope
-from memos_core.errors import InvalidInput, MissingExtra
+from fsspec import AbstractFileSystem
+
+from memos_core import MemOS, Scope
+from memos_core.errors import MissingExtra
+from memos_llamaindex.files import joined_path, read_json, write_json
+from memos_llamaindex.home import SHARED, scope_for
+from memos_llamaindex.kv_stores import Collections, MemosKVStore
 
 try:
     from llama_index.core.schema import BaseNode
     from llama_index.core.storage.docstore.keyval_docstore import KVDocumentStore
     from llama_index.core.storage.index_store.keyval_index_store import KVIndexStore
-    from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE, DEFAULT_COLLECTION, BaseKVStore
-    from llama_index.core.storage.storage_context import StorageContext
+    from llama_index.core.storage.storage_context import DEFAULT_PERSIST_DIR, StorageContext
     from llama_index.core.vector_stores.types import BasePydanticVectorStore
 except ImportError as error:
     raise MissingExtra("llama-index-core", extra="llamaindex") from error
 
 __all__ = ["MemosDocumentStore", "MemosIndexStore", "MemosKVStore", "memos_storage_context"]
 
-SHARED = ("llama_index", "stores")
-"""Namespace, in a MemOS, of stores that belong to no user."""
 
-Pairs = Sequence[tuple[str, dict[str, Any]]]
+class OverKVStore:
+    """What the stores over a ``MemosKVStore`` have in common: how they are made, and their files."""
 
+    KIND: ClassVar[str]
+    """Default of ``name``, and what the names of its collections begin with, as in LlamaIndex's simple store."""
 
-class MemosKVStore(BaseKVStore):
-    """Keeps dicts under keys, in collections: durable when ``put`` returns, seen by every process at once.
+    FILE: ClassVar[str]
+    """Name of its file in a folder of ``persist``."""
 
-    Examples:
-        `pip install 'memos-mag[llamaindex]'`
-
-        ```python
-        from memos_core import MemOS
-        from memos_llamaindex import MemosKVStore
-
-        store = MemosKVStore(MemOS.open("memory/"))
-        store.put("k", {"x": 1}, collection="settings")
-        cache = IngestionCache(cache=store)
-        ```
-
-    What is put and what is returned are copies. Values must be JSON. ``put_all`` is one transaction whatever the batch
-    size. Only the newest version of a value is kept.
-
-    Args:
-        memory: A scope: its user's own store. A MemOS: one for all who hold it, or the one that ``namespace`` names.
-        name: Keeps several stores of one memory apart.
-        namespace: Template of the namespace within a MemOS.
-        namespace_values: What its variables stand for.
-    """
+    _kvstore: Any
 
     def __init__(
         self,
-        memory: Scope | MemOS,
-        name: str = "kv",
+        memory: Scope | MemOS | MemosKVStore | None = None,
+        name: str | None = None,
         *,
         namespace: Sequence[str] = SHARED,
         namespace_values: Mapping[str, Any] | None = None,
     ) -> None:
-        self._items: Items = resolve_scope(memory, namespace, namespace_values).items(history=False)
-        self._name = name
+        # The next class is a store of LlamaIndex, which keeps its namespace apart within a key-value store.
+        within = name or self.KIND
+        if not isinstance(memory, MemosKVStore):
+            memory = MemosKVStore(memory, within, namespace=namespace, namespace_values=namespace_values)
+            within = self.KIND
+        super().__init__(memory, namespace=within)  # type: ignore[call-arg]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MemosKVStore:
-        return self  # a handle: what it leads to is there once
+    # Files
 
-    def path(self, collection: str) -> tuple[str, ...]:
-        """Return the path at which the items of a collection lie.
+    def to_dict(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return all that is kept, as LlamaIndex's simple store does."""
+        kept: dict[str, dict[str, dict[str, Any]]] = self._kvstore.to_dict()
+        return kept
+
+    @classmethod
+    def from_dict(cls, save_dict: Collections, memory: Scope | MemOS | None = None, **options: Any) -> Self:
+        """Return a store of ``memory`` into which what ``to_dict`` returned was put.
+
+        Args:
+            save_dict: What ``to_dict`` returned, here or of LlamaIndex's simple store.
+            memory: As of the class.
+            options: ``name`` and the others of the class.
 
         Raises:
-            InvalidInput: A collection has no such name.
+            InvalidInput: ``save_dict`` is something else.
         """
-        if not isinstance(collection, str) or not collection:
-            raise InvalidInput(f"a collection is named by a text, not by {collection!r}")
-        return ("llama_index", self._name, collection)
+        store = cls(memory, **options)
+        store._kvstore.update(save_dict)
+        return store
 
-    def put(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        """Keep a value.
+    def persist(self, persist_path: str | None = None, fs: AbstractFileSystem | None = None) -> None:
+        """Write a copy to a file, which forgetting does not reach. The memory itself needs no such call."""
+        write_json(self.to_dict(), persist_path or joined_path(DEFAULT_PERSIST_DIR, self.FILE), fs)
+
+    @classmethod
+    def from_persist_path(
+        cls,
+        persist_path: str,
+        *,
+        fs: AbstractFileSystem | None = None,
+        memory: Scope | MemOS | None = None,
+        **options: Any,
+    ) -> Self:
+        """Return a store of ``memory`` into which a file of ``persist``, ours or the simple store's, was put.
 
         Raises:
-            InvalidInput: It is no JSON, or key or collection cannot be one.
+            FileNotFoundError: There is no such file.
+            InvalidInput: It is no such file.
         """
-        self._items.put(self.path(collection), key, val)
+        return cls.from_dict(read_json(persist_path, fs), memory, **options)
 
-    async def aput(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        await self._items.aput(self.path(collection), key, val)
-
-    def put_all(
-        self,
-        kv_pairs: Pairs,
-        collection: str = DEFAULT_COLLECTION,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-    ) -> None:
-        """Keep many values in one transaction."""
-        self._items.batch(self._puts(kv_pairs, collection))
-
-    async def aput_all(
-        self,
-        kv_pairs: Pairs,
-        collection: str = DEFAULT_COLLECTION,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-    ) -> None:
-        await self._items.abatch(self._puts(kv_pairs, collection))
-
-    def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        """Return the value, or None if there is none."""
-        item = self._items.get(self.path(collection), key)
-        return None if item is None else as_dict(item.value)
-
-    async def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        return await asyncio.to_thread(self.get, key, collection)
-
-    def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        """Return all values of a collection, in the order in which their keys were first put."""
-        found = self._items.search(self.path(collection), limit=None)
-        return {one.item.key: as_dict(one.item.value) for one in found}
-
-    async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        return await asyncio.to_thread(self.get_all, collection)
-
-    def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        """Let go of a value; tell whether there was one."""
-        return self._items.delete(self.path(collection), key)
-
-    async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        return await self._items.adelete(self.path(collection), key)
-
-    @contextmanager
-    def transaction(self) -> Iterator[KVTransaction]:
-        """Begin a change that depends on what is there: nobody writes in between, and all of it happens or none."""
-        with self._items.transaction() as change:
-            yield KVTransaction(self, change)
-
-    def _puts(self, pairs: Pairs, collection: str) -> list[PutItem]:
-        path = self.path(collection)
-        return [PutItem(path, key, value) for key, value in pairs]
+    @classmethod
+    def from_persist_dir(
+        cls,
+        persist_dir: str = DEFAULT_PERSIST_DIR,
+        *,
+        fs: AbstractFileSystem | None = None,
+        memory: Scope | MemOS | None = None,
+        **options: Any,
+    ) -> Self:
+        """``from_persist_path`` for the folder of a storage context."""
+        return cls.from_persist_path(joined_path(persist_dir, cls.FILE), fs=fs, memory=memory, **options)
 
 
-class KVTransaction(BaseKVStore):
-    """The store within a transaction: what it reads includes what it has changed."""
-
-    def __init__(self, store: MemosKVStore, change: ItemTransaction) -> None:
-        self._store = store
-        self._change = change
-
-    def put(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        self.put_all([(key, val)], collection)
-
-    def put_all(
-        self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE
-    ) -> None:
-        self._change.put_all(self._store.path(collection), dict(kv_pairs))
-
-    def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        item = self._change.get(self._store.path(collection), key)
-        return None if item is None else as_dict(item.value)
-
-    def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        return {item.key: as_dict(item.value) for item in self._change.list(self._store.path(collection))}
-
-    def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        return bool(self._change.delete(self._store.path(collection), key))
-
-    # The contract asks for these; a transaction lives on one thread, so they are the same calls.
-
-    async def aput(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        self.put(key, val, collection)
-
-    async def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        return self.get(key, collection)
-
-    async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        return self.get_all(collection)
-
-    async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        return self.delete(key, collection)
-
-
-class MemosDocumentStore(KVDocumentStore):
+class MemosDocumentStore(OverKVStore, KVDocumentStore):
     """Keeps nodes and what is known of their documents.
 
     Examples:
@@ -198,25 +129,18 @@ class MemosDocumentStore(KVDocumentStore):
     processes at once are all there, and a deletion leaves no node without its document. The async methods are the same
     calls on a worker thread.
 
+    ``persist`` and ``from_persist_dir`` write and read the files of ``SimpleDocumentStore``.
+
     Args:
         memory: A scope: its user's own store. A MemOS: one for all who hold it, or the one that ``namespace`` names.
+            None: a temporary one, which is gone when the store is. A ``MemosKVStore``: that store.
         name: Keeps several stores of one memory apart.
         namespace: Template of the namespace within a MemOS.
         namespace_values: What its variables stand for.
     """
 
-    _kvstore: MemosKVStore
-
-    def __init__(
-        self,
-        memory: Scope | MemOS,
-        name: str = "docstore",
-        *,
-        namespace: Sequence[str] = SHARED,
-        namespace_values: Mapping[str, Any] | None = None,
-    ) -> None:
-        kv = MemosKVStore(memory, name, namespace=namespace, namespace_values=namespace_values)
-        super().__init__(kv, namespace=name)
+    KIND = "docstore"
+    FILE = "docstore.json"
 
     @contextmanager
     def _changing(self) -> Iterator[KVDocumentStore]:
@@ -272,8 +196,15 @@ class MemosDocumentStore(KVDocumentStore):
     async def adelete_ref_doc(self, ref_doc_id: str, raise_error: bool = True) -> None:
         await asyncio.to_thread(self.delete_ref_doc, ref_doc_id, raise_error)
 
+    def get_all_document_ids(self) -> set[str]:
+        """Return the ids of all nodes and documents that have a hash; several may share one hash."""
+        return set(self._kvstore.get_all(self._metadata_collection))
 
-class MemosIndexStore(KVIndexStore):
+    async def aget_all_document_ids(self) -> set[str]:
+        return await asyncio.to_thread(self.get_all_document_ids)
+
+
+class MemosIndexStore(OverKVStore, KVIndexStore):
     """Keeps what indexes are made of.
 
     Examples:
@@ -286,27 +217,22 @@ class MemosIndexStore(KVIndexStore):
         storage_context = StorageContext.from_defaults(index_store=MemosIndexStore(MemOS.open("memory/")))
         ```
 
+    ``persist`` and ``from_persist_dir`` write and read the files of ``SimpleIndexStore``.
+
     Args:
         memory: A scope: its user's own store. A MemOS: one for all who hold it, or the one that ``namespace`` names.
+            None: a temporary one, which is gone when the store is. A ``MemosKVStore``: that store.
         name: Keeps several stores of one memory apart.
         namespace: Template of the namespace within a MemOS.
         namespace_values: What its variables stand for.
     """
 
-    def __init__(
-        self,
-        memory: Scope | MemOS,
-        name: str = "index_store",
-        *,
-        namespace: Sequence[str] = SHARED,
-        namespace_values: Mapping[str, Any] | None = None,
-    ) -> None:
-        kv = MemosKVStore(memory, name, namespace=namespace, namespace_values=namespace_values)
-        super().__init__(kv, namespace=name)
+    KIND = "index_store"
+    FILE = "index_store.json"
 
 
 def memos_storage_context(
-    memory: Scope | MemOS,
+    memory: Scope | MemOS | None = None,
     *,
     name: str = "",
     vector_store: BasePydanticVectorStore | None = None,
@@ -320,7 +246,8 @@ def memos_storage_context(
         index = load_index_from_storage(memos_storage_context(memos.scope(user="ada")))  # in another process
 
     Args:
-        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names.
+        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names. None: a
+            temporary one, which is gone when the context is.
         name: Keeps several contexts of one memory apart.
         vector_store: Another store for the vectors; None: a ``MemosVectorStore`` in the same memory.
         namespace: Template of the namespace within a MemOS.
@@ -328,15 +255,10 @@ def memos_storage_context(
     """
     from memos_llamaindex.vector_stores import MemosVectorStore
 
-    scope = resolve_scope(memory, namespace, namespace_values)
+    scope = scope_for(memory, namespace, namespace_values)
     suffix = f"-{name}" if name else ""
     return StorageContext.from_defaults(
         docstore=MemosDocumentStore(scope, f"docstore{suffix}"),
         index_store=MemosIndexStore(scope, f"index_store{suffix}"),
         vector_store=vector_store or MemosVectorStore(scope, collection=f"llama_index{suffix}"),
     )
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = value
-    return found

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-from memos_core import Collection, Compare, Document, DocumentHit, MemOS, Scope, Where, resolve_scope
+from fsspec import AbstractFileSystem
+
+from memos_core import Collection, Compare, Document, DocumentHit, MemOS, Scope, Where
 from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
+from memos_llamaindex.files import joined_path, names_in, read_json, write_json
 from memos_llamaindex.filters import as_where, joined
+from memos_llamaindex.home import SHARED, scope_for
+from memos_llamaindex.vector_files import saved_collection, saved_nodes
 
 try:
     from llama_index.core.bridge.pydantic import Field, PrivateAttr
     from llama_index.core.schema import BaseNode, MetadataMode
+    from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, NAMESPACE_SEP
     from llama_index.core.vector_stores.types import (
+        DEFAULT_PERSIST_DIR,
+        DEFAULT_PERSIST_FNAME,
         BasePydanticVectorStore,
         MetadataFilters,
         VectorStoreQuery,
@@ -25,9 +33,6 @@ except ImportError as error:
     raise MissingExtra("llama-index-core", extra="llamaindex") from error
 
 __all__ = ["MemosVectorStore"]
-
-SHARED = ("llama_index", "stores")
-"""Namespace of what lies in a MemOS and belongs to no user, as of the other stores."""
 
 WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
@@ -58,7 +63,8 @@ class MemosVectorStore(BasePydanticVectorStore):
     A node that is added again under its id takes its place. Metadata must be JSON.
 
     Args:
-        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names.
+        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names. None: a
+            temporary one, which is gone when the store is.
         collection: Name of the collection within the scope.
         embedding_name: Identity of the model that embeds the nodes, which the collection keeps: another is refused.
         namespace: Template of the namespace within a MemOS.
@@ -77,7 +83,7 @@ class MemosVectorStore(BasePydanticVectorStore):
 
     def __init__(
         self,
-        memory: Scope | MemOS,
+        memory: Scope | MemOS | None = None,
         *,
         collection: str = "llama_index",
         embedding_name: str = "llama_index",
@@ -86,7 +92,7 @@ class MemosVectorStore(BasePydanticVectorStore):
     ) -> None:
         names: dict[str, Any] = {"collection": collection, "embedding_name": embedding_name}
         super().__init__(**names)
-        self._scope = resolve_scope(memory, namespace, namespace_values)
+        self._scope = scope_for(memory, namespace, namespace_values)
         self._collection = self._scope.collection(collection, embedder=embedding_name)
 
     @classmethod
@@ -162,6 +168,75 @@ class MemosVectorStore(BasePydanticVectorStore):
     ) -> list[BaseNode]:
         return await asyncio.to_thread(self.get_nodes, node_ids, filters)
 
+    # Files
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return all nodes as ``SimpleVectorStore`` does, and with their texts."""
+        return saved_collection(self._collection)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], memory: Scope | MemOS | None = None, **options: Any) -> Self:
+        """Return a store of ``memory`` to which what ``to_dict`` returned was added.
+
+        Args:
+            data: What ``to_dict`` returned, here or of a ``SimpleVectorStore``, which keeps no texts.
+            memory: As of the class.
+            options: ``collection`` and the others of the class.
+
+        Raises:
+            InvalidInput: ``data`` is something else.
+        """
+        store = cls(memory, **options)
+        store.add(saved_nodes(data))
+        return store
+
+    def persist(self, persist_path: str | None = None, fs: AbstractFileSystem | None = None) -> None:
+        """Write a copy to a file, which forgetting does not reach. The memory itself needs no such call."""
+        write_json(self.to_dict(), persist_path or joined_path(DEFAULT_PERSIST_DIR, DEFAULT_PERSIST_FNAME), fs)
+
+    @classmethod
+    def from_persist_path(
+        cls,
+        persist_path: str,
+        fs: AbstractFileSystem | None = None,
+        memory: Scope | MemOS | None = None,
+        **options: Any,
+    ) -> Self:
+        """Return a store of ``memory`` to which a file of ``persist``, ours or ``SimpleVectorStore``'s, was added.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            InvalidInput: It is no such file.
+        """
+        return cls.from_dict(read_json(persist_path, fs), memory, **options)
+
+    @classmethod
+    def from_persist_dir(
+        cls,
+        persist_dir: str = DEFAULT_PERSIST_DIR,
+        namespace: str = DEFAULT_VECTOR_STORE,
+        fs: AbstractFileSystem | None = None,
+        memory: Scope | MemOS | None = None,
+        **options: Any,
+    ) -> Self:
+        """``from_persist_path`` for the folder of a storage context; ``namespace`` is the store's name in there."""
+        path = joined_path(persist_dir, f"{namespace}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}")
+        return cls.from_persist_path(path, fs, memory, **options)
+
+    @classmethod
+    def from_namespaced_persist_dir(
+        cls,
+        persist_dir: str = DEFAULT_PERSIST_DIR,
+        fs: AbstractFileSystem | None = None,
+        memory: Scope | MemOS | None = None,
+    ) -> dict[str, BasePydanticVectorStore]:
+        """Return all stores in the folder of a storage context by name, each in a collection of that name."""
+        stores: dict[str, BasePydanticVectorStore] = {}
+        for name in names_in(persist_dir, f"{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}", fs):
+            collection = "llama_index" if name == DEFAULT_VECTOR_STORE else f"llama_index-{name}"
+            stores[name] = cls.from_persist_dir(persist_dir, name, fs, memory, collection=collection)
+        return stores
+
     # Search
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
@@ -172,7 +247,7 @@ class MemosVectorStore(BasePydanticVectorStore):
 
         Args:
             query: What is asked.
-            kwargs: For ``mmr``: ``mmr_threshold``, where the query names none, and ``mmr_prefetch_k``.
+            kwargs: For ``mmr``: ``mmr_threshold``, in place of the query's, and ``mmr_prefetch_k``.
 
         Raises:
             InvalidInput: What the mode needs, an embedding or a text, is missing.
@@ -190,8 +265,8 @@ class MemosVectorStore(BasePydanticVectorStore):
 
 def asked(query: VectorStoreQuery, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return which search of a collection answers ``query``, ``query`` or ``mmr``, and its arguments."""
-    # An index without nodes of its own (``from_vector_store``) passes empty lists where it means no restriction.
-    where = joined(as_where(query.filters), of_documents(query.doc_ids) if query.doc_ids else None)
+    where = joined(as_where(query.filters), None if query.doc_ids is None else of_documents(query.doc_ids))
+    # An index without nodes of its own (``from_vector_store``) passes no node ids where it means no restriction.
     common: dict[str, Any] = {"where": where, "ids": query.node_ids or None, "k": query.similarity_top_k}
     vector = query.query_embedding
     if query.mode in WORDS:
@@ -203,7 +278,7 @@ def asked(query: VectorStoreQuery, kwargs: Mapping[str, Any]) -> tuple[str, dict
         both = {"text": query.query_str, "vector": needed(vector, query.mode), "mode": "hybrid", "alpha": alpha}
         return "query", {**common, **both, "k": most}
     if query.mode is VectorStoreQueryMode.MMR:
-        named = query.mmr_threshold if query.mmr_threshold is not None else kwargs.get("mmr_threshold")
+        named = kwargs.get("mmr_threshold", query.mmr_threshold)
         fetch_k = max(kwargs.get("mmr_prefetch_k") or PREFETCH, query.similarity_top_k)
         balance = 0.5 if named is None else named
         return "mmr", {**common, "vector": needed(vector, query.mode), "fetch_k": fetch_k, "balance": balance}

@@ -162,7 +162,8 @@ def test_node_ids_and_doc_ids_narrow(store: MemosVectorStore) -> None:
     assert set(ask(store, node_ids=["lemon", "chess", "nowhere"])) == {"lemon", "chess"}
     assert set(ask(store, doc_ids=["drinks"])) == {"lemon", "milk"}
     assert ask(store, doc_ids=["drinks"], filters=filters(("lang", FilterOperator.EQ, "de"))) == ["milk"]
-    assert len(ask(store, node_ids=[], doc_ids=[])) == 4
+    assert len(ask(store, node_ids=[])) == 4
+    assert ask(store, doc_ids=[]) == []
 
 
 ORDER = {

@@ -113,6 +113,17 @@ def test_what_is_asked_out_of_an_adapter_is_scored_against_its_lineage(memos: Me
     assert ada.count() == 0
 
 
+def test_an_adapter_is_distilled_from_kv_by_the_memories_that_it_holds(memos: MemOS) -> None:
+    ada = memos.scope("ada")
+    cube_id = ada.add("My cat is called Biscuit.").cube_id or ""
+    kv = ada.transform(cube_id, to="activation")
+    with pytest.raises(GateFailed, match="answers 0 of 1 statements right"):  # a random model reads nothing
+        ada.transform(kv.id, to="parametric")
+    ada.update(cube_id, "My cat is called Crumble.")
+    with pytest.raises(InvalidInput, match="has changed or is out of use"):
+        ada.transform(kv.id, to="parametric")
+
+
 def test_there_is_a_pathway_for_every_row_and_none_besides() -> None:
     for source, target in PATHWAYS:
         assert pathway(source, target).name == f"{source}->{target}"

@@ -23,9 +23,11 @@ from memos_core.engine.base import (
     Engine,
     EngineRequest,
 )
+from memos_core.engine.cartridges import owner_of
 from memos_core.engine.compose import ComposePolicy, Composer, Mode
 from memos_core.engine.generate import Outcome, generate, prefill
 from memos_core.engine.kv.calibration import Calibration
+from memos_core.engine.kv.cartridge import cartridge_fingerprint
 from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
@@ -189,7 +191,7 @@ class HFEngine(Engine):
 
     @property
     def form_fingerprints(self) -> frozenset[str]:
-        return frozenset([self.fingerprint, self.base_fingerprint])
+        return frozenset([self.fingerprint, self.base_fingerprint, cartridge_fingerprint(self.fingerprint)])
 
     def encode(self, text: str) -> list[int]:
         return list(self._loaded.tokens.encode(text)[0])
@@ -245,7 +247,8 @@ class HFEngine(Engine):
 
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         if self._prefix_cache is not None:  # forgetting must not need a model that was never loaded
-            self._prefixes().drop(owner, cube_ids)
+            for name in (owner, owner_of(owner)):
+                self._prefixes().drop(name, cube_ids)
         self._bank.drop(owner, cube_ids)
 
     def close(self) -> None:

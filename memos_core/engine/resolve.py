@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memos_core.engine.base import ActivationStore, EngineRequest, StoredActivation
+from memos_core.engine.cartridges import find_cartridge
 from memos_core.engine.compose import Decide, Mode
 from memos_core.engine.grammar import grammar_for
 from memos_core.engine.kv.assembly import Chunk, Recipe
@@ -136,7 +137,9 @@ def serve(
         reuse = Reuse(notes=("every token is computed, as compose='full' asks",))
     else:
         reuse = find(at_any_cost=request.plan.inject == "kv")
-    if rules.decide is not None and reuse.blob is not None:
+        if reuse.length < prompt.memory_end and (trained := find_cartridge(loaded, prefixes, request, prompt)):
+            reuse = trained if trained.blob is not None else replace(reuse, notes=(*reuse.notes, *trained.notes))
+    if rules.decide is not None and reuse.blob is not None and reuse.length < prompt.memory_end:
         reuse, recipe = extend(loaded, prefixes, request, prompt, reuse=reuse, decide=rules.decide)
     wanted = prompt.opens and wants_building(request.plan) and recipe is None and not reuse.declined
     if not wanted or reuse.length >= prompt.memory_end:

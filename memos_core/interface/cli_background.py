@@ -28,6 +28,7 @@ class TargetChoice(StrEnum):
 
     ACTIVATION = "activation"
     PARAMETRIC = "parametric"
+    CARTRIDGE = "cartridge"
     PLAINTEXT = "plaintext"
 
 
@@ -49,7 +50,7 @@ def transform(
     later: Annotated[bool, typer.Option("--later", help="Leave it to a worker.")] = False,
     model: Model = "memos-reader",
 ) -> None:
-    """Give memories another form: a KV cache or an adapter of the model, or text again.
+    """Give memories another form: a KV cache, a cartridge or an adapter of the model, or text again.
 
     The memories stay; what is made goes with them when they are forgotten.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from pydantic import JsonValue
 
@@ -11,13 +12,15 @@ from memos_core.cube import MemoryType, State
 from memos_core.engine.base import Engine
 from memos_core.errors import GateFailed, InvalidInput, SourcesChanged
 from memos_core.infrastructure.governance import MemGovernance
-from memos_core.infrastructure.vault import Job, JobState, WriteSession
+from memos_core.infrastructure.vault import Job, JobState, ReadSession, Visibility, WriteSession
+from memos_core.infrastructure.vault import jobs as rows
 from memos_core.operation.jobs import JobQueue, Progress, Publish, Task
 from memos_core.operation.operator import found
 from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal
+from memos_core.transform import TARGETS
 
-__all__ = ["Background", "TransformTask", "as_ids", "target_type"]
+__all__ = ["Background", "TransformTask", "as_ids", "last_failure", "target_form", "target_type"]
 
 
 class Background:
@@ -37,7 +40,7 @@ class Background:
             InvalidInput: None is named, or ``to`` is no form of memory.
         """
         cube_ids = as_ids(cube_id)
-        target = target_type(to)
+        target = target_form(to)
         visibility = self.governance.visibility(principal)
         with self.queue.vault.write() as session:
             for each in cube_ids:
@@ -90,7 +93,7 @@ class Background:
 class TransformTask(Task):
     """Makes another form of the memories of a job together.
 
-    Parameters: ``to``, a memory type; ``remade_from``, the cube and the model of a form that this one takes after.
+    Parameters: ``to``, one of ``TARGETS``; ``remade_from``, the cube and the model of a form that this one takes after.
 
     Args:
         bound: Take the work that is for this engine's model alone; else the work that is for any.
@@ -111,7 +114,7 @@ class TransformTask(Task):
 
     def prepare(self, job: Job, report: Progress) -> Publish:
         self.check(job)
-        target = target_type(str(job.parameters.get("to")))
+        target = target_form(str(job.parameters.get("to")))
         proposal = self.transforms.propose(job.principal, self.engine, job.cube_ids, target, progress=report)
         if not proposal.passed:
             raise GateFailed(proposal.pathway, proposal.failures)
@@ -149,8 +152,32 @@ def as_ids(cube_id: str | Sequence[str]) -> list[str]:
     return cube_ids
 
 
+def last_failure(
+    session: ReadSession,
+    visibility: Visibility,
+    kind: str,
+    cube_ids: Sequence[str],
+    parameters: Mapping[str, JsonValue],
+) -> datetime | None:
+    """Return when this very work was last begun that failed for good or was cancelled; None: it never was."""
+    ended = rows.jobs_of(session, visibility, states=[JobState.DEAD, JobState.CANCELLED])
+    wanted = kind, set(cube_ids), dict(parameters)
+    return max((j.created for j in ended if (j.kind, set(j.cube_ids), dict(j.parameters)) == wanted), default=None)
+
+
+def target_form(name: str) -> str:
+    """Return ``name`` where it is something that memories can be made into.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if name not in TARGETS:
+        raise InvalidInput(f"to must be {', '.join(TARGETS)}; not {name!r}")
+    return name
+
+
 def target_type(name: str) -> MemoryType:
-    """Return the form of memory of that name.
+    """Return the memory type of that name.
 
     Raises:
         InvalidInput: There is none.

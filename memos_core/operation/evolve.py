@@ -16,15 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from memos_core.cube import MemCube, MemoryType, PlaintextPayload, State
 from memos_core.infrastructure.governance import MemGovernance
-from memos_core.infrastructure.vault import MemVault, Visibility, WriteSession
+from memos_core.infrastructure.vault import MemVault, ReadSession, Visibility, WriteSession
 from memos_core.infrastructure.vault.derivation import sources_among
 from memos_core.infrastructure.vault.heat import hottest
-from memos_core.operation.background import TransformTask
+from memos_core.operation.background import TransformTask, last_failure
 from memos_core.operation.forms import drop_form
+from memos_core.operation.fusion import together, unproven
 from memos_core.operation.jobs import JobQueue
 from memos_core.operation.policies import BackgroundPreference
 from memos_core.principal import Principal
 from memos_core.records import InjectionPlan, Placement
+from memos_core.transform import CARTRIDGE
 
 __all__ = ["Decision", "EvolutionPolicy", "MemEvolution", "decide"]
 
@@ -46,6 +48,9 @@ class EvolutionPolicy(BaseModel):
         parametric_hot: Heat from which texts go into an adapter together; None: never. Needs a pathway for it.
         parametric_settle_seconds: Only texts that were not edited for this long.
         parametric_group: Memories of one adapter, at least 1.
+        fuse_from: Small adapters of a scope from which on they become one, distilled anew from all their memories;
+            None: never.
+        fuse_max_memories: Most memories of an adapter that is made so.
         max_builds: What is queued in one run for one scope, at most.
         max_derived_bytes: Room for KV and adapters of one scope; of what is over it the least used by byte goes.
         max_build_seconds: Expected time of what is queued in one run, by what earlier ones have taken.
@@ -65,6 +70,8 @@ class EvolutionPolicy(BaseModel):
     parametric_hot: float | None = Field(default=None, gt=0)
     parametric_settle_seconds: float = Field(default=7 * 86400.0, ge=0)
     parametric_group: int = Field(default=8, ge=1)
+    fuse_from: int | None = Field(default=None, ge=2)
+    fuse_max_memories: int = Field(default=24, ge=2)
     max_builds: int = Field(default=16, ge=0)
     max_derived_bytes: int = Field(default=2 * 2**30, ge=0)
     max_build_seconds: float = Field(default=600.0, ge=0)
@@ -86,17 +93,24 @@ class Decision:
 
     Attributes:
         user: Whose memory.
-        action: ``activate`` and ``parametrise`` queue a job, ``demote`` drops a derived cube.
-        cube_ids: For the first two the texts, for the last the derived cube.
+        action: ``activate``, ``parametrise`` and ``fuse`` queue a job, ``demote`` drops a derived cube.
+        cube_ids: For the first two the texts, for ``fuse`` the adapters, for the last the derived cube.
         reason: In words, with the figures that it was decided by.
         job_id: Of the job that was queued; None in a dry run.
     """
 
     user: str
-    action: Literal["activate", "parametrise", "demote"]
+    action: Literal["activate", "parametrise", "fuse", "demote"]
     cube_ids: tuple[str, ...]
     reason: str
     job_id: str | None = None
+
+    @property
+    def target(self) -> MemoryType | None:
+        """What is to be made; None: nothing is."""
+        if self.action == "demote":
+            return None
+        return MemoryType.ACTIVATION if self.action == "activate" else MemoryType.PARAMETRIC
 
     def __str__(self) -> str:
         return f"{self.user}: {self.action} {', '.join(self.cube_ids)}: {self.reason}"
@@ -123,7 +137,7 @@ class MemEvolution:
         queue: JobQueue,
         policy: EvolutionPolicy,
         *,
-        pathways: Collection[tuple[MemoryType, MemoryType]],
+        pathways: Collection[tuple[MemoryType, str]],
         dropped: Callable[[Principal, Sequence[str]], None],
         model: Callable[[], str | None] = no_model,
     ) -> None:
@@ -166,7 +180,18 @@ class MemEvolution:
         if (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC) not in self.pathways:
             policy = policy.model_copy(update={"parametric_hot": None})
         now = self.governance.clock.now()
-        return decide(principal.user, texts, derived, policy, now, sources=sources, kept=kept, model=self.model())
+        found = decide(principal.user, texts, derived, policy, now, sources=sources, kept=kept, model=self.model())
+        with self.vault.read() as session:
+            return tuple(each for each in found if not self._given_up(session, visibility, each))
+
+    def _given_up(self, session: ReadSession, visibility: Visibility, decision: Decision) -> bool:
+        """Tell whether just this failed for good or was cancelled, and no memory of it has changed since."""
+        if decision.target is None:
+            return False
+        wanted = {"to": str(decision.target)}
+        last = last_failure(session, visibility, TransformTask.kind, decision.cube_ids, wanted)
+        cubes = session.cubes(visibility, decision.cube_ids)
+        return last is not None and all(cube.header.descriptive.updated <= last for cube in cubes)
 
     def evolve_all(self, *, policy: EvolutionPolicy | None = None, dry_run: bool = False) -> tuple[Decision, ...]:
         """``evolve`` for every user of the vault."""
@@ -192,14 +217,13 @@ class MemEvolution:
         visibility = self.governance.visibility(principal)
         made = session.cubes(visibility, session.derived(visibility, [cubes[-1].id], recursive=False))
         wanted = tuple((cube.id, cube.version) for cube in cubes)
-        return any(made_from(each) == wanted and each.type is MemoryType.ACTIVATION for each in made)
+        return any(made_from(each) == wanted and is_kv(each) for each in made)
 
     def _carry_out(self, principal: Principal, decision: Decision) -> Decision:
         with self.vault.write() as session:
             if decision.action == "demote":
                 return self._demote(session, principal, decision)
-            target = MemoryType.ACTIVATION if decision.action == "activate" else MemoryType.PARAMETRIC
-            parameters = {"to": str(target)}
+            parameters = {"to": str(decision.target)}
             job = self.queue.add(session, principal, TransformTask.kind, decision.cube_ids, parameters=parameters)
             return replace(decision, job_id=job.id)
 
@@ -234,7 +258,8 @@ def decide(
     known = {cube.id: cube for cube in sources}
     fitting = {cube.id for cube in derived if model is None or fits(cube, model)}
     lent = {cube.id: coolest(cube, known, now) for cube in loose if cube.id in fitting}
-    going = list(cooled(user, loose, lent, policy, now))
+    waiting = unproven(derived)
+    going = list(cooled(user, [cube for cube in loose if cube.id not in waiting], lent, policy, now))
     gone = {cube_id for each in going for cube_id in each.cube_ids}
     staying = [cube for cube in derived if cube.id not in gone]
     serving = [cube for cube in staying if cube.id in fitting]
@@ -243,6 +268,7 @@ def decide(
     coming = [
         *promoted(user, texts, serving, policy, now, measured=measured),
         *parametrised(user, texts, serving, policy, now),
+        *fused(user, serving, policy),
     ]
     room = policy.max_derived_bytes - sum(bytes_of(cube) for cube in staying)
     loose = [cube for cube in loose if cube.id not in gone]
@@ -279,7 +305,7 @@ def promoted(
     measured: Rates,
 ) -> Iterable[Decision]:
     """Yield the texts that are to be kept as KV, the hottest first."""
-    held = {made_from(cube) for cube in derived if cube.type is MemoryType.ACTIVATION}
+    held = {made_from(cube) for cube in derived if is_kv(cube)}
     for cube in sorted(texts, key=lambda each: (-each.header.behaviour.heat_at(now), each.id)):
         heat, settled = cube.header.behaviour.heat_at(now), age(cube, now)
         if heat < policy.hot or settled < policy.settle_seconds or len(cube.text) < policy.min_chars:
@@ -311,6 +337,15 @@ def parametrised(
         since = span(policy.parametric_settle_seconds)
         reason = f"{len(group)} memories of heat {policy.parametric_hot:g} and more, none edited for {since}"
         yield Decision(user, "parametrise", tuple(group), reason)
+
+
+def fused(user: str, derived: Sequence[MemCube], policy: EvolutionPolicy) -> Iterable[Decision]:
+    """Yield the adapters that become one."""
+    chosen = together(derived, policy)
+    if chosen:
+        memories = len({source for cube in chosen for source, _ in made_from(cube)})
+        reason = f"{len(chosen)} adapters with {memories} memories in all, and {policy.fuse_from} are enough to fuse"
+        yield Decision(user, "fuse", tuple(cube.id for cube in chosen), reason)
 
 
 def overflowing(user: str, derived: Sequence[MemCube], excess: int, now: datetime) -> Iterable[Decision]:
@@ -358,9 +393,7 @@ class Rates:
 def rates(derived: Sequence[MemCube], texts: Mapping[str, MemCube]) -> Rates:
     """Return what KV has cost, by the builds whose sources are at hand."""
     built = [
-        cube
-        for cube in derived
-        if cube.type is MemoryType.ACTIVATION and made_from(cube) and all(key in texts for key, _ in made_from(cube))
+        cube for cube in derived if is_kv(cube) and made_from(cube) and all(key in texts for key, _ in made_from(cube))
     ]
     chars = sum(len(texts[key].text) for cube in built for key, _ in made_from(cube))
     if not chars:
@@ -377,6 +410,11 @@ def coolest(cube: MemCube, sources: Mapping[str, MemCube], now: datetime) -> flo
 
 def fits(cube: MemCube, model: str) -> bool:
     return not isinstance(cube.payload, PlaintextPayload) and cube.payload.model == model
+
+
+def is_kv(cube: MemCube) -> bool:
+    """Tell whether it is exact KV and no cartridge."""
+    return cube.type is MemoryType.ACTIVATION and cube.header.descriptive.kind != CARTRIDGE
 
 
 def made_from(cube: MemCube) -> tuple[tuple[str, int], ...]:

@@ -23,6 +23,7 @@ from memos_core.operation.jobs import JobQueue
 from memos_core.operation.operator import found
 from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal
+from memos_core.transform import CARTRIDGE
 
 __all__ = ["Demotion", "Dropped", "MemForms", "Recipe", "drop_form", "recipe_of"]
 
@@ -43,7 +44,7 @@ class Recipe:
     """
 
     cube_ids: tuple[str, ...]
-    to: MemoryType
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def recipe_of(session: ReadSession, visibility: Visibility, lineage: Lineage, ki
         return None
     forms = [cube for cube in cubes if cube.type is not MemoryType.PLAINTEXT]
     if not forms:
-        return Recipe(tuple(versions), kind)
+        return Recipe(tuple(versions), CARTRIDGE if (lineage.pathway or "").endswith(CARTRIDGE) else kind)
     below = {source for each in forms for source in each.header.descriptive.lineage.sources}
     current = {(cube.id, cube.version) for cube in cubes}
     if kind is not MemoryType.ACTIVATION or not below <= current:

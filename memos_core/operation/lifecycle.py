@@ -24,8 +24,8 @@ from memos_core.records import Erasure, Outcome, Receipt, Turn, VersionRecord
 
 __all__ = ["MemLifecycle"]
 
-FLUSH_AFTER = 512
-"""Counters wait in memory for this many changes: reading a memory must not cost a disk write."""
+FLUSH_AFTER = 4096
+"""Uses wait in memory until there are this many: reading a memory must not cost a disk write."""
 
 
 class MemLifecycle:
@@ -34,7 +34,8 @@ class MemLifecycle:
     def __init__(self, vault: MemVault, governance: MemGovernance) -> None:
         self.vault = vault
         self.governance = governance
-        self._counters: dict[str, UsageDelta] = {}
+        self._uses: list[tuple[Sequence[str], UsageDelta]] = []
+        self._waiting = 0
         self._lock = threading.Lock()
 
     # Versions
@@ -203,21 +204,21 @@ class MemLifecycle:
     # Use
 
     def count(self, cube_ids: Sequence[str], delta: UsageDelta) -> None:
-        """Add to the counters of some cubes. Written with the next change, after some reads, or at close."""
+        """Add to the counters of some cubes. Written when a policy needs them, after some thousand uses, at close."""
         with self._lock:
-            for cube_id in cube_ids:
-                self._counters[cube_id] = self._counters.get(cube_id, UsageDelta()) + delta
-            full = len(self._counters) >= FLUSH_AFTER
+            self._uses.append((tuple(cube_ids), delta))
+            self._waiting += len(cube_ids)
+            full = self._waiting >= FLUSH_AFTER
         if full:
             self.flush()
 
     def flush(self) -> None:
         """Write the counters that wait in memory."""
         with self._lock:
-            waiting, self._counters = self._counters, {}
+            waiting, self._uses, self._waiting = self._uses, [], 0
         if waiting:
             with self.vault.write() as session:
-                session.touch(waiting)
+                session.touch(UsageDelta.summed(waiting))
 
     # The end
 
@@ -231,8 +232,6 @@ class MemLifecycle:
             CubeNotFound: One of them is not visible here; nothing was erased.
         """
         visibility = self.governance.visibility(principal)
-        with self._lock:
-            self._counters = {key: value for key, value in self._counters.items() if key not in set(cube_ids)}
         with self.vault.write() as session:
             for cube_id in cube_ids:
                 found(session.cube(visibility, cube_id), cube_id)

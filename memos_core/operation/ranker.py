@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from memos_core.errors import InvalidInput, VaultError
-from memos_core.operation.signals import SIGNALS, SITUATION, Column
+from memos_core.operation.ground import Column
+from memos_core.operation.signals import SIGNALS, SITUATION
 
 __all__ = ["Ranker", "Ranking"]
 
@@ -62,10 +63,10 @@ class Ranking:
 
     def shares(self, passage: int) -> dict[str, float]:
         """Return each signal's share in a passage's score, the largest first; shares add up to 1 in size."""
-        parts = self.parts[passage]
-        total = float(np.abs(parts).sum()) or 1.0
-        order = np.argsort(-np.abs(parts), kind="stable")
-        return {SIGNALS[place]: round(float(parts[place]) / total, 4) for place in order if parts[place]}
+        parts = self.parts[passage].tolist()
+        total = sum(map(abs, parts)) or 1.0
+        order = sorted(range(len(parts)), key=lambda place: -abs(parts[place]))
+        return {SIGNALS[place]: round(parts[place] / total, 4) for place in order if parts[place]}
 
 
 @dataclass(frozen=True)

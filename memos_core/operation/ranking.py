@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bm25", "bm25_matrix", "fuse", "idf_of", "min_max"]
+__all__ = ["bm25", "bm25_matrix", "bm25_scores", "fuse", "idf_of", "min_max", "norm_of"]
 
 K1 = 1.2
 B = 0.75
@@ -66,8 +66,19 @@ def bm25_matrix(
     counts: NDArray[np.float32], lengths: NDArray[np.float32], idf: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return the BM25 score of every passage, as ``bm25`` does, from counts of shape ``[words, passages]``."""
+    return bm25_scores(counts, norm_of(lengths), idf)
+
+
+def norm_of(lengths: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what BM25 sets against the counts of each passage, by its length."""
     mean = float(lengths.mean()) if len(lengths) else 0.0
-    norm = (K1 * (1 - B + B * lengths / (mean or 1.0))).astype(np.float32)
+    return (K1 * (1 - B + B * lengths / (mean or 1.0))).astype(np.float32)
+
+
+def bm25_scores(
+    counts: NDArray[np.float32], norm: NDArray[np.float32], idf: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the BM25 score of every passage from counts of shape ``[words, passages]`` and ``norm_of`` lengths."""
     scores: NDArray[np.float32] = idf @ (counts * np.float32(K1 + 1) / (counts + norm))
     return scores
 

@@ -6,16 +6,13 @@ The forms of the other model stay as they are: another process may use it, and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import JsonValue
 
 from memos_core.cube import MemCube, PlaintextPayload
 from memos_core.engine.base import Engine
-from memos_core.infrastructure.vault import Job, JobState, MemVault, ReadSession, Visibility, WriteSession
-from memos_core.infrastructure.vault import jobs as rows
+from memos_core.infrastructure.vault import MemVault, ReadSession, Visibility, WriteSession
 from memos_core.infrastructure.vault.derivation import foreign_forms, models
-from memos_core.operation.background import TransformTask
+from memos_core.operation.background import TransformTask, last_failure
 from memos_core.operation.forms import recipe_of
 from memos_core.operation.jobs import JobQueue
 from memos_core.principal import Principal
@@ -71,7 +68,7 @@ def queue_remake(
         return False
     parameters: dict[str, JsonValue] = {"to": str(recipe.to), "remade_from": [cube.id, cube.payload.model]}
     kind = TransformTask.kind_for(engine)
-    if given_up(session, visibility, kind, recipe.cube_ids, parameters):
+    if last_failure(session, visibility, kind, recipe.cube_ids, parameters) is not None:
         return False
     queue.add(session, principal, kind, recipe.cube_ids, parameters=parameters, priority=PRIORITY)
     return True
@@ -93,15 +90,3 @@ def has_like(session: ReadSession, visibility: Visibility, cube: MemCube, marks:
         and each.payload.fingerprint in marks
         for each in made
     )
-
-
-def given_up(
-    session: ReadSession,
-    visibility: Visibility,
-    kind: str,
-    cube_ids: Sequence[str],
-    parameters: dict[str, JsonValue],
-) -> bool:
-    """Tell whether this very work ended without a result before."""
-    ended: list[Job] = rows.jobs_of(session, visibility, states=[JobState.DEAD, JobState.CANCELLED])
-    return any((j.kind, set(j.cube_ids), dict(j.parameters)) == (kind, set(cube_ids), parameters) for j in ended)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from memos_core.cube import MemCube, normalised
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.governance import MemGovernance
-from memos_core.infrastructure.vault import MemVault, SearchFilter, Survey
+from memos_core.infrastructure.vault import Mask, MemVault, SearchFilter, Survey
+from memos_core.operation.ground import Column
 from memos_core.operation.ranker import Ranker, Ranking
-from memos_core.operation.signals import Column, Question, may_answer, signals_of, situation_of
+from memos_core.operation.ranking import idf_of
+from memos_core.operation.signals import Question, may_answer, signals_of, situation_of
 from memos_core.principal import Principal
 from memos_core.records import Hit, MemoryCall
 
@@ -22,6 +25,9 @@ __all__ = ["NEAR_DUPLICATE", "Look", "MemSearch", "SearchSettings"]
 
 NEAR_DUPLICATE = "near_duplicate"
 """The relation from a memory to an older one that says nearly the same."""
+
+FIRST_SORTED = 512
+"""Passages that are put in order at once; more only if these do not give enough hits."""
 
 SPARE = 2
 """Candidates that are looked at beyond those asked for, to take the place of near-duplicates."""
@@ -91,7 +97,7 @@ class MemSearch:
             return []
         ranking = self.ranker.rank(look.signals, look.situation)
         hits = self.hits(look, ranking)
-        return diverse(hits, call.k) if self.settings.diverse else hits[: call.k]
+        return diverse(hits, call.k) if self.settings.diverse else list(islice(hits, call.k))
 
     def look(self, principal: Principal, call: MemoryCall) -> Look:
         """Return all that the ranking of ``call`` rests on.
@@ -110,42 +116,52 @@ class MemSearch:
         survey = self.vault.survey(conditions, question.wording(vector), depth=depth)
         if not survey.granted:  # then there are no rights to look up for each hit
             conditions = replace(conditions, visibility=self.governance.visibility(principal))
-        return Look(conditions, question, survey, signals_of(question, survey), situation_of(question, survey))
+        idf = idf_of(survey.counts)
+        signals, situation = signals_of(question, survey, idf), situation_of(question, survey, idf)
+        return Look(conditions, question, survey, signals, situation)
 
-    def hits(self, look: Look, ranking: Ranking) -> list[Hit]:
-        """Return the first candidates as hits. The ledger has the last word on each."""
+    def hits(self, look: Look, ranking: Ranking) -> Iterator[Hit]:
+        """Yield the first candidates as hits, made as they are taken. The ledger has the last word on each."""
         wanted = look.question.call.k + SPARE
         candidates = best_passages(look.survey, ranking)
-        hits: list[Hit] = []
-        while len(hits) < wanted:
-            part = [one for one, _ in zip(candidates, range(wanted), strict=False)]
-            if not part:
-                break
-            row_of = {one.cube_id: one.row for one in part}
+        while part := {one.cube_id: one.row for one in islice(candidates, wanted)}:
             with self.vault.read() as session:
-                cubes = session.cubes_since(look.conditions, list(row_of), look.survey.revision)
-            hits += [hit_of(cube, row_of[cube.id], look, ranking) for cube in cubes]
-        return hits
+                cubes = session.cubes_since(look.conditions, list(part), look.survey.revision)
+            for cube in cubes:
+                wanted -= 1
+                yield hit_of(cube, part[cube.id], look, ranking)
 
 
 def best_passages(survey: Survey, ranking: Ranking) -> Iterator[Found]:
     """Yield each cube with its best passage, best first; equal scores in the order of age."""
     seen: set[int] = set()
     numbers = survey.rows["cube"]
-    candidates = np.flatnonzero(may_answer(survey))
-    order = np.lexsort((survey.rows["passage"][candidates], -ranking.scores[candidates]))
-    for row in candidates[order].tolist():
+    for row in best_first(ranking.scores, survey.rows["passage"], may_answer(survey)):
         number = int(numbers[row])
         if number not in seen:
             seen.add(number)
             yield Found(survey.cube_ids[number], row)
 
 
+def best_first(scores: Column, ages: NDArray[np.int64], allowed: Mask | None) -> Iterator[int]:
+    """Yield the rows that are allowed, best score first, equal ones in the order of age; sorted as far as asked."""
+    rows = np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)
+    own, done, size = scores[rows], 0, FIRST_SORTED
+    while done < len(rows):
+        chosen = rows
+        if size < len(rows):
+            # A partition cuts a run of equal scores anywhere, so the whole run is taken.
+            chosen = rows[own >= np.partition(own, len(own) - size)[len(own) - size]]
+        order = chosen[np.lexsort((ages[chosen], -scores[chosen]))]
+        yield from order[done:].tolist()
+        done, size = len(order), size * 8
+
+
 def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking) -> Hit:
     """Return the hit for ``cube`` by its passage at ``row``, with the shares of the signals in words."""
     question, survey = look.question, look.survey
     shares = ranking.shares(row)
-    held = [word for word, count in zip(question.words, survey.counts[:, row], strict=True) if count]
+    held = [word for word, count in zip(question.words, survey.counts[:, row].tolist(), strict=True) if count]
     why = ", ".join(f"{name.replace('_', ' ')} {share:+.0%}" for name, share in shares.items() if abs(share) >= 0.01)
     if held:
         why += f" (holds {', '.join(sorted(held))})"
@@ -154,7 +170,7 @@ def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking) -> Hit:
     return Hit(cube, float(ranking.scores[row]), why, None if whole else (start, end), shares)
 
 
-def diverse(hits: Sequence[Hit], k: int) -> list[Hit]:
+def diverse(hits: Iterable[Hit], k: int) -> list[Hit]:
     """Return ``k`` hits, those that only repeat an earlier one after all others."""
     fresh: list[Hit] = []
     repeats: list[Hit] = []
@@ -170,6 +186,8 @@ def diverse(hits: Sequence[Hit], k: int) -> list[Hit]:
         said.add(saying)
         held.add(hit.id)
         echoed.update(alike)
+        if len(fresh) == k:
+            break
     return [*fresh, *repeats][:k]
 
 

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from memos_core.calls import MemoryCall, TimeRange
 from memos_core.infrastructure.vault import Mask, Survey, Wording
-from memos_core.infrastructure.vault.conditions import from_micros, micros
-from memos_core.operation.ranking import bm25_matrix, idf_of
+from memos_core.infrastructure.vault.conditions import micros
+from memos_core.operation.ground import DAY, Beside, Column, Ground, ground_of
+from memos_core.operation.ranking import bm25_scores, idf_of
 from memos_core.operation.words import query_words, stem
 
-__all__ = ["SIGNALS", "SITUATION", "Column", "Question", "may_answer", "signals_of", "situation_of"]
-
-Column = NDArray[np.float32]
-"""Shape ``[passages]``."""
+__all__ = ["SIGNALS", "SITUATION", "Question", "may_answer", "signals_of", "situation_of"]
 
 SIGNALS = (
     "words",
@@ -45,11 +43,11 @@ SIGNALS = (
 )
 """Names of the signals, as columns of ``signals_of`` and in ``hit.shares``."""
 
+PLACES = {name: place for place, name in enumerate(SIGNALS)}
+
 SITUATION = ("one", "long", "statement", "first_person", "rare", "peak", "voices", "wordy")
 """Names of what the weights depend on: the question and the memory that is searched, not a single passage."""
 
-DAY = 86_400e6
-FRESH_DAYS = 30.0
 EARLY_DAYS, LATE_DAYS = 1.5, 7.0
 """What happened is mostly told within a week after, hardly before."""
 
@@ -98,108 +96,89 @@ class Question:
         return Wording(self.words, vector, cues)
 
 
-def signals_of(question: Question, survey: Survey) -> NDArray[np.float32]:
-    """Return the signals of every passage, float32 of shape ``[passages, signals]``; most lie between 0 and 1."""
-    if not len(survey):
-        return np.zeros((0, len(SIGNALS)), np.float32)
-    beside = Beside(survey.rows["group"])
-    columns = {
-        **word_signals(question, survey, beside),
-        **place_signals(question, survey),
-        **time_signals(question, survey),
-    }
-    return np.stack([columns[name] for name in SIGNALS], axis=1).astype(np.float32)
+def signals_of(question: Question, survey: Survey, idf: Column | None = None) -> NDArray[np.float32]:
+    """Return the signals of every passage, float32 of shape ``[passages, signals]``; most lie between 0 and 1.
+
+    Args:
+        question: What is asked.
+        survey: The passages.
+        idf: Of the words of the question, where it is known already.
+    """
+    found = np.zeros((len(survey), len(SIGNALS)), np.float32)
+    if len(survey):
+        ground = ground_of(survey)
+        columns = {
+            **word_signals(question, survey, ground, idf_of(survey.counts) if idf is None else idf),
+            **place_signals(question, ground),
+            **time_signals(question, survey, ground),
+        }
+        for name, column in columns.items():  # a signal that says nothing here is not among them
+            found[:, PLACES[name]] = column
+    return found
 
 
-def may_answer(survey: Survey) -> Mask:
-    """Tell which passages have anything to do with the question: a similarity, or a word in them or beside them."""
-    beside = Beside(survey.rows["group"])
-    held: Mask = beside.around(survey.counts).any(axis=0) | ~np.isnan(survey.similarity)
+def may_answer(survey: Survey) -> Mask | None:
+    """Tell which passages have anything to do with the question: a similarity, or a word in them or beside them.
+
+    Returns:
+        None if all have.
+    """
+    known = ~np.isnan(survey.similarity)
+    if known.all():
+        return None
+    held: Mask = Beside(survey.rows["group"]).around(survey.counts).any(axis=0) | known
     return held
 
 
-class Beside:
-    """Moves values to the neighbours of a passage; 0 comes in where there is none."""
-
-    def __init__(self, group: NDArray[np.int32]) -> None:
-        self.same = group[1:] == group[:-1]
-
-    def earlier(self, values: Column) -> Column:
-        """Return, for each passage, the value of the one before it; over the last axis."""
-        moved = np.zeros_like(values)
-        moved[..., 1:] = values[..., :-1] * self.same
-        return moved
-
-    def later(self, values: Column) -> Column:
-        """Return, for each passage, the value of the one after it; over the last axis."""
-        moved = np.zeros_like(values)
-        moved[..., :-1] = values[..., 1:] * self.same
-        return moved
-
-    def around(self, values: Column, share: float = 1.0) -> Column:
-        """Return each value with ``share`` of its neighbours' added."""
-        total: Column = values + np.float32(share) * (self.earlier(values) + self.later(values))
-        return total
-
-
-def word_signals(question: Question, survey: Survey, beside: Beside) -> dict[str, Column]:
+def word_signals(question: Question, survey: Survey, ground: Ground, idf: Column) -> dict[str, Column]:
     """Signals of words and meaning: of the passage, of what stands around it, and of its session."""
-    counts, lengths = survey.counts, survey.rows["length"].astype(np.float32)
-    idf = idf_of(counts)
-    own = of_best(bm25_matrix(counts, lengths, idf))
-    window = of_best(bm25_matrix(beside.around(counts), beside.around(lengths), idf))
+    counts, beside = survey.counts, ground.beside
+    own = of_best(bm25_scores(counts, ground.norm, idf))
+    window = of_best(bm25_scores(beside.around(counts), ground.window_norm, idf))
     near = known(survey.similarity)
     meaning, around = stretched(near), stretched(beside.around(near, 0.5))
-    both = np.float32(0.5) * (own + meaning)
+    total = own + meaning
+    both = np.float32(0.5) * total
     before = beside.earlier(both)
-    return {
+    found = {
         "words": window,
         "coverage": share_of(counts, idf),
-        "entity": share_of(counts[list(question.names)], idf[list(question.names)]),
         "meaning": meaning,
         "around": around,
-        "session": best_of_group(np.float32(0.25) * (own + meaning + window + around), survey.rows["group"]),
+        "session": best_of_group(np.float32(0.25) * (total + window + around), ground),
         "before": before,
         "after": beside.later(both),
         "two_before": beside.earlier(before),
     }
+    if any(question.names):
+        found["entity"] = share_of(counts[list(question.names)], idf[list(question.names)])
+    return found
 
 
-def place_signals(question: Question, survey: Survey) -> dict[str, Column]:
+def place_signals(question: Question, ground: Ground) -> dict[str, Column]:
     """Signals of who says it and how."""
-    rows = survey.rows
-    lengths = np.log1p(rows["length"].astype(np.float32))
-    spread = float(lengths.std()) or 1.0
-    speaking = named_speakers(question.call, survey.speakers)
-    return {
-        "length": np.clip((lengths - lengths.mean()) / spread, -3, 3),
-        "asks": rows["question"].astype(np.float32),
-        "speaker": np.isin(rows["speaker"], speaking).astype(np.float32),
-    }
+    speaking = named_speakers(question.call, ground)
+    said = {"speaker": np.isin(ground.speaker, speaking).astype(np.float32)} if speaking else {}
+    return {"length": ground.length, "asks": ground.asks, **said}
 
 
-def time_signals(question: Question, survey: Survey) -> dict[str, Column]:
+def time_signals(question: Question, survey: Survey, ground: Ground) -> dict[str, Column]:
     """Signals of when it was said, and whether it tells a time."""
-    moments = survey.rows["moment"]
-    age = (moments.max() - moments) / DAY
-    place = np.empty(len(moments), np.float32)
-    place[np.argsort(moments, kind="stable")] = np.arange(1, len(moments) + 1) / len(moments)
-    held = survey.cues.get("time")
-    return {
-        "tells_when": np.zeros(len(moments)) if held is None else held.astype(np.float32),
-        "period": np.maximum(within(question.call.times, moments), beside_events(question, survey)),
-        "recent": np.exp(-age / FRESH_DAYS),
-        "late": place,
-    }
+    found = {"recent": ground.recent, "late": ground.late}
+    if "time" in survey.cues:
+        found["tells_when"] = survey.cues["time"].astype(np.float32)
+    if question.call.times or question.call.events:
+        found["period"] = np.maximum(within(question.call.times, ground), beside_events(question, survey, ground))
+    return found
 
 
-def situation_of(question: Question, survey: Survey) -> Column:
-    """Return what the weights depend on, float32 of shape ``[situation]``."""
+def situation_of(question: Question, survey: Survey, idf: Column | None = None) -> Column:
+    """Return what the weights depend on, float32 of shape ``[situation]``; for the arguments see ``signals_of``."""
     if not len(survey):
         return np.ones(len(SITUATION), np.float32)
-    query = question.call.query
+    query, ground = question.call.query, ground_of(survey)
     spoken = query.casefold().replace("\u2019", "'").split()
-    idf = idf_of(survey.counts)
+    idf = idf_of(survey.counts) if idf is None else idf
     near = known(survey.similarity)
     spread = float(near.std()) or 1.0
     return np.array(
@@ -210,8 +189,8 @@ def situation_of(question: Question, survey: Survey) -> Column:
             not FIRST.isdisjoint(spoken),
             idf.mean() if len(idf) else 0.0,
             (near.max() - near.mean()) / spread,
-            min(len(np.unique(survey.rows["speaker"][survey.rows["speaker"] > 0])), 4),
-            np.log1p(survey.rows["length"].mean()),
+            ground.voices,
+            ground.wordiness,
         ],
         dtype=np.float32,
     )
@@ -244,27 +223,24 @@ def share_of(counts: NDArray[np.float32], idf: Column) -> Column:
     return held
 
 
-def best_of_group(values: Column, group: NDArray[np.int32]) -> Column:
+def best_of_group(values: Column, ground: Ground) -> Column:
     """Return for each passage the highest value in its group. Rows of a group stand together."""
-    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    best: Column = np.repeat(np.maximum.reduceat(values, starts), np.diff(np.r_[starts, len(values)]))
+    best: Column = np.repeat(np.maximum.reduceat(values, ground.starts), ground.sizes)
     return best
 
 
-def named_speakers(call: MemoryCall, speakers: Sequence[str]) -> list[int]:
+def named_speakers(call: MemoryCall, ground: Ground) -> list[int]:
     """Return the numbers of the speakers whose (first) name stands in the question, or whom the call names."""
+    if not ground.named:
+        return []
     spoken = set(re.findall(r"\w+", call.query.casefold()))
     asked = {name.casefold() for name in call.speakers}
-    return [
-        number
-        for number, name in enumerate(speakers)
-        if name and (name.casefold() in asked or first_name(name) in spoken)
-    ]
+    return [voice.number for voice in ground.named if voice.name in asked or voice.first_name in spoken]
 
 
-def beside_events(question: Question, survey: Survey) -> Column:
+def beside_events(question: Question, survey: Survey, ground: Ground) -> Column:
     """Return 1 for what was said on the side of an event that the question names, by the turn that tells most of it."""
-    rows, found = survey.rows, np.zeros(len(survey), np.float32)
+    moment, found = ground.moment, np.zeros(len(survey), np.float32)
     for event in question.call.events:
         wanted = set(query_words(event.text))
         chosen = [place for place, word in enumerate(question.words) if word in wanted]
@@ -274,23 +250,18 @@ def beside_events(question: Question, survey: Survey) -> Column:
         held = share_of(counts, idf_of(counts))
         told = int(np.argmax(held))
         if held[told] >= EVENT_TOLD:
-            days = (rows["moment"] - rows["moment"][told]) / DAY
+            days = (moment - moment[told]) / DAY
             outside = {"before": np.maximum(days, 0), "after": np.maximum(-days, 0), "during": np.abs(days)}
             found = np.maximum(found, np.exp(-outside[event.relation] / LATE_DAYS))
     return found
 
 
-def first_name(speaker: str) -> str:
-    words = re.findall(r"\w+", speaker.casefold())
-    return words[0] if words else speaker
-
-
-def within(times: Sequence[TimeRange], moments: NDArray[np.int64]) -> Column:
+def within(times: Sequence[TimeRange], ground: Ground) -> Column:
     """Return 1 for what was said within one of ``times``, fading with the days outside of it."""
+    moments, (first_year, last_year) = ground.moment, ground.years
     found = np.zeros(len(moments), np.float32)
-    years = {from_micros(int(edge)).year for edge in (moments.min(), moments.max())}
     for span in times:
-        for since, until in span.occurrences(min(years) - 1, max(years)):
+        for since, until in span.occurrences(first_year - 1, last_year):
             early = np.maximum(int(micros(since) or 0) - moments, 0) / (EARLY_DAYS * DAY)
             late = np.maximum(moments - int(micros(until) or 0), 0) / (LATE_DAYS * DAY)
             found = np.maximum(found, np.exp(-early - late))

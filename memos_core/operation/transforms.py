@@ -30,11 +30,12 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, WriteSession
 from memos_core.operation.adapters import MemAdapters, sources_of
 from memos_core.operation.adapters import payload_of as payload_of_adapter
+from memos_core.operation.fusion import fusible
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
 from memos_core.records import Turn
-from memos_core.transform import BuiltText, Form, Material, Pathway, Peer, Progress, Proposal, pathway
+from memos_core.transform import CARTRIDGE, BuiltText, Form, Material, Pathway, Peer, Progress, Proposal, pathway
 
 __all__ = ["MemTransform"]
 
@@ -75,7 +76,7 @@ class MemTransform:
         principal: Principal,
         engine: Engine,
         cube_ids: Sequence[str],
-        to: MemoryType,
+        to: str,
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> str:
@@ -94,25 +95,27 @@ class MemTransform:
         principal: Principal,
         engine: Engine,
         cube_ids: Sequence[str],
-        to: MemoryType,
+        to: str,
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Proposal:
         """Do the long part of ``transform`` and store nothing. What ``progress`` raises ends it."""
         material = self.material(principal, engine, cube_ids)
         self.check_form(principal, engine, material, to)
-        if to is MemoryType.PARAMETRIC:
+        if to in (MemoryType.PARAMETRIC, CARTRIDGE):
             material = self.in_company(principal, material)
         if progress is not None:
             material = replace(material, progress=partial(told, progress))
         return self.pathway(material, to).propose(material)
 
-    def pathway(self, material: Material, to: MemoryType) -> Pathway:
+    def pathway(self, material: Material, to: str) -> Pathway:
         """Return the pathway from what ``material`` begins with."""
+        if material.fused:
+            return pathway(MemoryType.PARAMETRIC, to)
         begins = material.form.cube.type if material.form is not None else MemoryType.PLAINTEXT
         return pathway(begins, to)
 
-    def check_form(self, principal: Principal, engine: Engine, material: Material, to: MemoryType) -> None:
+    def check_form(self, principal: Principal, engine: Engine, material: Material, to: str) -> None:
         """Raise where what ``material`` begins with may not be used that way, before anything is computed.
 
         Raises:
@@ -121,9 +124,13 @@ class MemTransform:
             InvalidInput: Memories were named beside it that the pathway has no use for.
         """
         form = material.form
+        if material.fused and to != MemoryType.PARAMETRIC:
+            raise InvalidInput("several adapters become one adapter and nothing else")
         if form is None:
             return
-        if to is MemoryType.ACTIVATION and form.cube.type is MemoryType.PARAMETRIC:
+        if form.cube.header.descriptive.kind == CARTRIDGE:
+            raise InvalidInput(f"memory {form.cube.id} is a cartridge, of which nothing is made: name its memories")
+        if to == MemoryType.ACTIVATION and form.cube.type is MemoryType.PARAMETRIC:
             adapters = MemAdapters(self.vault, self.governance)
             usable = adapters.usable(principal, engine.base_fingerprint or "")
             adapters.named(principal, engine, usable, form.cube.id, carries=False)
@@ -147,6 +154,8 @@ class MemTransform:
         other = next((cube for cube in cubes if cube.type is not MemoryType.PLAINTEXT), None)
         if other is None:
             return self.of_text(principal, engine, texts)
+        if not texts and len(cubes) > 1 and all(cube.type is MemoryType.PARAMETRIC for cube in cubes):
+            return self.of_adapters(principal, engine, cubes)
         if len(cubes) > len(texts) + 1 or (texts and other.type is not MemoryType.PARAMETRIC):
             raise InvalidInput(f"memory {other.id} is {other.type}; name it alone, or plaintext memories together")
         return self.of_form(principal, engine, other, texts)
@@ -154,6 +163,25 @@ class MemTransform:
     def of_text(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
         cubes = canonical_order(cubes)
         return Material(engine=engine, cubes=tuple(cubes), activations=self.activations(principal, cubes))
+
+    def of_adapters(self, principal: Principal, engine: Engine, cubes: Sequence[MemCube]) -> Material:
+        """Return the memories of several adapters together.
+
+        Raises:
+            AdapterMismatch: One is of another model.
+            AdapterOutdated: A memory of one has changed or gone.
+            InvalidInput: One was brought from outside, or acts on every token.
+        """
+        adapters = MemAdapters(self.vault, self.governance)
+        usable = adapters.usable(principal, engine.base_fingerprint or "")
+        for cube in cubes:
+            adapters.named(principal, engine, usable, cube.id, carries=False)
+            if not fusible(cube):
+                raise InvalidInput(f"adapter {cube.id} is frozen, acts on every token or was brought from outside")
+        wanted = sorted({cube_id for cube in cubes for cube_id in sources_of(cube)})
+        with self.vault.read() as session:
+            texts = session.cubes(self.governance.visibility(principal), wanted)
+        return replace(self.of_text(principal, engine, texts), fused=tuple(cubes))
 
     def in_company(self, principal: Principal, material: Material) -> Material:
         """Return ``material`` with other memories and other adapters of the scope, which training must not harm."""
@@ -217,6 +245,7 @@ class MemTransform:
         namespace = session.ensure_namespace(principal.namespace)
         held = session.find_duplicate(principal.namespace, key, self.governance.clock.now())
         if held:
+            self.retire(session, principal, proposal, held[0])
             return held[0]
         if self.governance.over_quota(session, principal.namespace, len(product.data)):
             return None
@@ -224,10 +253,19 @@ class MemTransform:
         cube = self.cube(principal, proposal, product, blob)
         author = author_of(principal)
         session.insert(cube, passages=(), dedup_key=key, author=author, reason=proposal.pathway)
+        self.retire(session, principal, proposal, cube.id)
         made_from = [cube_id for cube_id, _ in proposal.sources]
         self.governance.audit(session, principal, "transform", [cube.id, *made_from])
         session.afterwards.append(partial(self.tell, principal, cube, made_from, proposal))
         return cube.id
+
+    def retire(self, session: WriteSession, principal: Principal, proposal: Proposal, successor: str) -> None:
+        """Archive what the new cube takes the place of; ``archive(cube_id, archived=False)`` brings it back."""
+        visibility = self.governance.visibility(principal)
+        for cube in session.cubes(visibility, [each for each in proposal.replaces if each != successor]):
+            if cube.state is State.ACTIVE and not cube.header.governance.frozen:
+                reason = f"{successor} took its place"
+                session.set_state(cube.id, State.ARCHIVED, author=author_of(principal), reason=reason)
 
     def store_text(
         self, session: WriteSession, principal: Principal, proposal: Proposal, product: BuiltText
@@ -276,7 +314,7 @@ class MemTransform:
             id=self.ids.new(now),
             type=proposal.target,
             title=title_of(proposal, product),
-            kind="prefix" if isinstance(product, BuiltActivation) else "adapter",
+            kind=kind_of(product),
             created=now,
             updated=now,
             source=Source(session=principal.session),
@@ -303,10 +341,17 @@ def content_key(proposal: Proposal, product: Blob) -> str:
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
 
+def kind_of(product: Blob) -> str:
+    if isinstance(product, BuiltActivation):
+        return CARTRIDGE if product.codec == CARTRIDGE else "prefix"
+    return "adapter"
+
+
 def title_of(proposal: Proposal, product: Blob) -> str:
     memories = f"{len(proposal.sources)} memories for {product.model}"
     if isinstance(product, BuiltActivation):
-        return f"KV of {memories}, {product.token_count} tokens"
+        what = "Cartridge" if kind_of(product) == CARTRIDGE else "KV"
+        return f"{what} of {memories}, {product.token_count} tokens"
     return f"LoRA of {memories}, rank {product.peft_config.get('r')}"
 
 

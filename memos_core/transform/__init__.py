@@ -19,7 +19,9 @@ from memos_core.transform.base import (
 )
 
 __all__ = [
+    "CARTRIDGE",
     "PATHWAYS",
+    "TARGETS",
     "BuiltText",
     "Checkpoint",
     "Cost",
@@ -33,17 +35,26 @@ __all__ = [
     "pathway",
 ]
 
-PATHWAYS: Mapping[tuple[MemoryType, MemoryType], tuple[str, str]] = {
+CARTRIDGE = "cartridge"
+
+PATHWAYS: Mapping[tuple[MemoryType, str], tuple[str, str]] = {
     (MemoryType.PLAINTEXT, MemoryType.ACTIVATION): ("prefill", "Prefill"),
     (MemoryType.PLAINTEXT, MemoryType.PARAMETRIC): ("parametric", "Distillation"),
     (MemoryType.ACTIVATION, MemoryType.PLAINTEXT): ("recite", "Recitation"),
+    (MemoryType.ACTIVATION, MemoryType.PARAMETRIC): ("from_kv", "KVDistillation"),
     (MemoryType.PARAMETRIC, MemoryType.PLAINTEXT): ("elicit", "Elicitation"),
     (MemoryType.PARAMETRIC, MemoryType.ACTIVATION): ("adapted", "AdaptedPrefill"),
+    (MemoryType.PARAMETRIC, MemoryType.PARAMETRIC): ("fuse", "Fusion"),
+    (MemoryType.PLAINTEXT, CARTRIDGE): ("cartridge", "TextCartridge"),
+    (MemoryType.ACTIVATION, CARTRIDGE): ("cartridge", "Cartridge"),
 }
 """From and to, and the module and class of the pathway; it is imported when it is first asked for."""
 
+TARGETS = (*map(str, MemoryType), CARTRIDGE)
+"""What memories can be made into: the memory types, and cartridges, which are activation memory of their own kind."""
 
-def pathway(source: MemoryType, target: MemoryType) -> Pathway:
+
+def pathway(source: MemoryType, target: str) -> Pathway:
     """Return the pathway from one form to another, with its default settings.
 
     Raises:

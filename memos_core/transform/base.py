@@ -117,6 +117,7 @@ class Proposal:
         cost: What it took.
         fidelity: Measured figures, by name.
         gates: The conditions that were checked.
+        replaces: Forms that go out of use in the moment in which this one is kept.
     """
 
     pathway: str
@@ -126,6 +127,7 @@ class Proposal:
     cost: Cost = Cost()
     fidelity: Mapping[str, float] = field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
+    replaces: tuple[str, ...] = ()
 
     @property
     def target(self) -> MemoryType:
@@ -224,6 +226,7 @@ class Material:
             beside it, else those of its sources that still stand, to score against.
         activations: The KV caches of the scope.
         form: What it begins with; None: with the text.
+        fused: The adapters whose memories are ``cubes``, where several become one.
         foreign: Other memories of the scope, for distractors and locality.
         peers: Other adapters of the scope.
         seed: Of everything random.
@@ -235,6 +238,7 @@ class Material:
     cubes: tuple[MemCube, ...]
     activations: ActivationStore
     form: Form | None = None
+    fused: tuple[MemCube, ...] = ()
     foreign: tuple[MemCube, ...] = ()
     peers: tuple[Peer, ...] = ()
     seed: int = 0

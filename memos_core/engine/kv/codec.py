@@ -319,10 +319,11 @@ def split_header(data: bytes) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def parse_record(metadata: dict[str, str]) -> dict[str, Any]:
-    if FORMAT not in metadata:
-        raise ValueError(f"it is not in the format {FORMAT}")
-    digest, text = metadata[FORMAT][:64], metadata[FORMAT][64:]
+def parse_record(metadata: dict[str, str], name: str = FORMAT) -> dict[str, Any]:
+    """Return the record that ``seal`` sealed. Raises ``ValueError`` where it is none of the format ``name``."""
+    if name not in metadata:
+        raise ValueError(f"it is not in the format {name}")
+    digest, text = metadata[name][:64], metadata[name][64:]
     if hashlib.sha256(text.encode()).hexdigest() != digest:
         raise ValueError("the record does not match its digest")
     record: dict[str, Any] = json.loads(text)

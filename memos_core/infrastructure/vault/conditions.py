@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from pydantic import JsonValue
 from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, not_, or_, select, true
@@ -49,6 +49,10 @@ Cubes = Table | FromClause
 T = TypeVar("T")
 
 
+@overload
+def micros(moment: datetime) -> int: ...
+@overload
+def micros(moment: datetime | None) -> int | None: ...
 def micros(moment: datetime | None) -> int | None:
     """Return a moment as the ledger keeps it: exact, whole microseconds since 1970."""
     return None if moment is None else (moment - EPOCH) // timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""Heat: how much memories are used lately, kept as one number each that cools with time."""
+"""The counters of use, and heat: how much memories are used lately, kept as one number each that cools with time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, select, update
 
 from memos_core.cube import MemCube, cooling
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, from_micros, is_memory, live, visible
+from memos_core.infrastructure.vault.conditions import chunks, from_micros, is_memory, live, micros, visible
 from memos_core.infrastructure.vault.rows import cube_of, current
 from memos_core.infrastructure.vault.values import UsageDelta, Visibility
 
@@ -17,28 +17,44 @@ if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
     from memos_core.infrastructure.vault.writing import WriteSession
 
-__all__ = ["hottest", "warm"]
+__all__ = ["COUNTERS", "hottest", "touch"]
 
 
-def warm(session: WriteSession, counts: Mapping[str, UsageDelta]) -> None:
-    """Add the uses of some cubes to their heat, cooled to the moment of the later use."""
-    u = schema.usage
-    used = {key: delta for key, delta in counts.items() if delta.uses and delta.last_used is not None}
-    rows = []
-    for part in chunks(list(used)):
-        for row in session.connection.execute(
-            select(u.c.cube_id, u.c.heat, u.c.last_used).where(u.c.cube_id.in_(part))
-        ):
-            rows.append({"id": row.cube_id, "warmer": warmer(row.heat, row.last_used, used[row.cube_id])})
+COUNTERS = ("reads", "injected_text", "injected_kv", "injected_lora", "tokens_saved", "feedback")
+TOUCH = (
+    update(schema.usage)
+    .where(schema.usage.c.cube_id == bindparam("id"))
+    .values(
+        {name: schema.usage.c[name] + bindparam(f"add_{name}") for name in COUNTERS}
+        | {name: bindparam(f"new_{name}") for name in ("last_used", "heat")}
+    )
+)
+
+
+def touch(session: WriteSession, counts: Mapping[str, UsageDelta]) -> None:
+    """Add to the counters of some cubes, and their uses to their heat, cooled to the moment of the later use."""
+    u, rows = schema.usage, []
+    for part in chunks(list(counts)):
+        query = select(u.c.cube_id, u.c.heat, u.c.last_used).where(u.c.cube_id.in_(part))
+        for row in session.connection.execute(query):
+            delta = counts[row.cube_id]
+            rows.append(
+                {
+                    "id": row.cube_id,
+                    **{f"add_{name}": getattr(delta, name) for name in COUNTERS},
+                    "new_last_used": max(filter(None, (row.last_used, micros(delta.last_used))), default=None),
+                    "new_heat": warmer(row.heat, row.last_used, delta),
+                }
+            )
     if rows:
-        session.connection.execute(
-            update(u).where(u.c.cube_id == bindparam("id")).values(heat=bindparam("warmer")), rows
-        )
+        session.connection.execute(TOUCH, rows)
 
 
 def warmer(heat: float, last_used: int | None, delta: UsageDelta) -> float:
-    """Return the heat after a use. Uses may be told of out of order: other processes count too."""
-    if last_used is None or delta.last_used is None:
+    """Return the heat after some uses. They may be told of out of order: other processes count too."""
+    if not delta.uses or delta.last_used is None:
+        return heat
+    if last_used is None:
         return float(delta.uses)
     seconds = (delta.last_used - from_micros(last_used)).total_seconds()
     if seconds >= 0:

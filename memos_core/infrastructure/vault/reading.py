@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, func, or_, select
@@ -14,7 +15,6 @@ from memos_core.cube import ActivationPayload, MemCube, MemoryType, State
 from memos_core.ids import is_ulid
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import (
-    CHUNK,
     chunks,
     from_micros,
     live,
@@ -24,6 +24,7 @@ from memos_core.infrastructure.vault.conditions import (
     usable,
     visible,
 )
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current, payload_of
 from memos_core.infrastructure.vault.values import Namespace, SearchFilter, Visibility, WordMatch
 from memos_core.records import VersionRecord
@@ -33,9 +34,15 @@ __all__ = ["ReadSession"]
 Condition = ColumnElement[bool]
 
 
-BY_ID = current().where(schema.cubes.c.id.in_(bindparam("ids", expanding=True)))
-NAMESPACE = select(schema.namespaces).where(schema.namespaces.c.name == bindparam("name"))
-"""Built once: every search asks them, and building takes longer than asking."""
+NAMESPACE = Prepared(select(schema.namespaces).where(schema.namespaces.c.name == bindparam("name")))
+FEW = 64
+"""Cubes that are asked for by a query of their own number."""
+
+
+@lru_cache(maxsize=FEW)
+def by_ids(count: int) -> Prepared:
+    """Return the query for so many cubes by their ids, named ``id0``, ``id1`` ..."""
+    return Prepared(current().where(schema.cubes.c.id.in_([bindparam(f"id{number}") for number in range(count)])))
 
 
 class ReadSession:
@@ -83,8 +90,8 @@ class ReadSession:
         row = self._namespace_row(namespace)
         return 0 if row is None else int(row.bytes_used)
 
-    def _namespace_row(self, name: str) -> Row[Any] | None:
-        return self.connection.execute(NAMESPACE, {"name": name}).first()
+    def _namespace_row(self, name: str) -> Any:
+        return NAMESPACE.first(self.connection, name=name)
 
     # Cubes
 
@@ -123,16 +130,17 @@ class ReadSession:
             found.update((row.id, as_seen(cube_of(row, self.now), visibility)) for row in rows)
         return [found[cube_id] for cube_id in dict.fromkeys(cube_ids) if cube_id in found]
 
-    def cubes_since(self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int) -> list[MemCube]:
+    def cubes_since(self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int) -> Iterator[MemCube]:
         """Return what ``cubes`` does, of cubes that passed when the namespace was at ``revision``.
 
-        If nothing has changed since, they still pass, and the ledger need not be asked for the reasons again.
+        If nothing has changed since, they still pass, and the ledger need not be asked for the reasons again. They are
+        read at once and made into cubes as they are taken, also after this session has ended.
         """
-        if self.newest_change(wanted.visibility.namespace) != revision or len(cube_ids) > CHUNK:
-            return self.cubes(wanted, cube_ids)
-        rows = self.connection.execute(BY_ID, {"ids": list(cube_ids)})
-        found = {row.id: cube_of(row, self.now) for row in rows}
-        return [found[cube_id] for cube_id in cube_ids if cube_id in found]
+        if not 0 < len(cube_ids) <= FEW or self.newest_change(wanted.visibility.namespace) != revision:
+            return iter(self.cubes(wanted, cube_ids))
+        named = {f"id{number}": cube_id for number, cube_id in enumerate(cube_ids)}
+        rows = {row.id: row for row in by_ids(len(cube_ids)).all(self.connection, **named)}
+        return (cube_of(rows[cube_id], self.now) for cube_id in cube_ids if cube_id in rows)
 
     def listing(
         self,

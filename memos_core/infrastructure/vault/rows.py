@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlalchemy import Row, Select, and_, select
 
 from memos_core.cube import (
@@ -20,6 +19,7 @@ from memos_core.cube import (
     Header,
     MemCube,
     ParametricPayload,
+    Payload,
     PlaintextPayload,
     State,
     canonical_json,
@@ -51,6 +51,7 @@ SEPARATOR = "\x1f"
 
 
 P = TypeVar("P", bound=BaseModel)
+PAYLOAD: TypeAdapter[Payload] = TypeAdapter(Payload)
 
 
 def current() -> Select[Any]:
@@ -70,17 +71,20 @@ def cube_of(row: Row[Any], now: datetime) -> MemCube:
     """
     check(row.header, row.header_digest, f"cube {row.id}: header")
     check(row.payload, row.digest, f"cube {row.id}: payload of version {row.version}")
-    behaviour = Behaviour(
-        reads=row.reads,
-        last_used=moment(row.last_used),
-        injected_text=row.injected_text,
-        injected_kv=row.injected_kv,
-        injected_lora=row.injected_lora,
-        tokens_saved=row.tokens_saved,
-        feedback=row.feedback,
-        contribution=row.contribution,
-        heat=row.heat,
-    )
+    try:
+        behaviour = Behaviour(
+            reads=row.reads,
+            last_used=moment(row.last_used),
+            injected_text=row.injected_text,
+            injected_kv=row.injected_kv,
+            injected_lora=row.injected_lora,
+            tokens_saved=row.tokens_saved,
+            feedback=row.feedback,
+            contribution=row.contribution,
+            heat=row.heat,
+        )
+    except ValidationError as error:
+        raise VaultDamaged([f"cube {row.id}: counters: {error}"]) from error
     cut = micros(now)
     lapsed = row.state == State.ACTIVE and row.expires_at is not None and cut is not None and row.expires_at <= cut
     state = State.EXPIRED if lapsed else row.state
@@ -107,16 +111,16 @@ def assembled(cube_id: str, version: int, state: str, *, header: str, payload: s
         VaultDamaged: They are no cube.
     """
     try:
-        value = {
-            "format": FORMAT_VERSION,
-            "header": Header.model_validate_json(header).model_copy(update={"behaviour": behaviour}),
-            "payload": json.loads(payload),
-            "version": version,
-            "state": state,
-        }
-        return MemCube.model_validate(value)
-    except ValidationError as error:
+        stored = Header.model_validate_json(header)
+        content = PAYLOAD.validate_json(payload)
+        known = State(state)
+    except ValueError as error:
         raise VaultDamaged([f"cube {cube_id}: {error}"]) from error
+    if not isinstance(version, int) or version < 1:
+        raise VaultDamaged([f"cube {cube_id}: version {version!r}"])
+    # The parts have been validated one by one; to validate the whole would do that again.
+    counted = Header.model_construct(descriptive=stored.descriptive, governance=stored.governance, behaviour=behaviour)
+    return MemCube.model_construct(format=FORMAT_VERSION, header=counted, payload=content, version=version, state=known)
 
 
 def check(text: str, digest: str, what: str) -> None:

@@ -88,4 +88,5 @@ def joined(parts: Sequence[Survey]) -> Survey:
         cube_ids=cube_ids,
         speakers=speakers,
         revision=-1,  # of no one namespace: every hit is checked again
+        kept={},
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from memos_core.embedding.base import Vector
 from memos_core.infrastructure.vault import schema, searching
 from memos_core.infrastructure.vault.conditions import matching, micros, standing
 from memos_core.infrastructure.vault.index.base import Ids, Place, VectorIndex
-from memos_core.infrastructure.vault.index.catalogue import ROW, CatalogueShelf, Counts, Rows
+from memos_core.infrastructure.vault.index.catalogue import ROW, CatalogueShelf, Counts, Rows, Standing
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import SearchFilter
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ WORD_DEPTH = 1000
 """Passages found by words whose similarity is looked up where an approximate index did not propose them."""
 
 
-NAMESPACE = select(
-    select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name")).scalar_subquery(),
-    exists().where(schema.grants.c.grantee == bindparam("name")),
+NAMESPACE = Prepared(
+    select(
+        select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name")).scalar_subquery(),
+        exists().where(schema.grants.c.grantee == bindparam("name")),
+    )
 )
 """The id of a namespace, and whether anything was ever granted to its user."""
 
@@ -65,6 +68,7 @@ class Survey:
         speakers: Name of each speaker, by the number in ``rows["speaker"]``; 0 is nobody.
         revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed. -1: of several.
         granted: Whether others have granted something to the user; see ``sharing.with_granted``.
+        kept: What was worked out from ``rows`` alone, by name; surveys of the same rows share it.
     """
 
     rows: Rows
@@ -75,6 +79,7 @@ class Survey:
     speakers: Sequence[str] = ("",)
     revision: int = -1
     granted: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -100,7 +105,7 @@ def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collectio
         query = searching.unit(wording.vector, row.dimension)
         index = vault._index(connection, place, passages=passages)
         if index is vault.exact:
-            return replace(found, similarity=aligned(found.rows, *vault.exact.similarities(connection, place, query)))
+            return replace(found, similarity=compared(found, *vault.exact.similarities(connection, place, query)))
     index.prepare()  # may write, so the view of the ledger is taken after it
     with vault.ledger.read() as connection:
         return replace(found, similarity=proposed(connection, index, place, found, Near(query, wanted, depth)))
@@ -112,19 +117,22 @@ def look(
     """Return the survey without similarities, the id of the namespace, and how many passages that holds."""
     if wanted.filters:
         matching(wanted)  # a wrong filter is wrong in an empty namespace too
-    namespace_id, granted = connection.execute(NAMESPACE, {"name": wanted.visibility.namespace}).one()
+    namespace_id, granted = NAMESPACE.first(connection, name=wanted.visibility.namespace)
     words, cues = wording.words, wording.cues or {}
     if namespace_id is None or MemoryType.PLAINTEXT not in wanted.types:
-        return empty(words, cues, granted=granted), 0, 0
+        return empty(words, cues, granted=bool(granted)), 0, 0
     with vault.catalogue.lock:
         shelf = vault.catalogue.current(connection, namespace_id, collection)
-        seen = shelf.order[admitted(connection, shelf, wanted)[shelf.order]]
-        counts = shelf.counts(words)[:, seen]
-        held = {name: shelf.holding(of)[seen] for name, of in cues.items()}
-        rows = shelf.view()[seen]
+        standing = shelf.standing()
+        rows, kept, counts = standing.rows, standing.kept, shelf.counts_standing(words)
+        held = {name: shelf.holding(of)[shelf.order] for name, of in cues.items()}
+        if not all_admitted(standing, wanted):
+            seen = admitted(connection, shelf, wanted)[shelf.order]
+            rows, kept, counts = rows[seen], {}, counts[:, seen]
+            held = {name: those[seen] for name, those in held.items()}
         unknown = np.full(len(rows), np.nan, np.float32)
         return (
-            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision, granted),
+            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision, bool(granted), kept),
             namespace_id,
             shelf.size,
         )
@@ -134,6 +142,13 @@ def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]], *, granted: b
     nothing = np.zeros(0, np.float32)
     counts = np.zeros((len(words), 0), np.float32)
     return Survey(np.zeros(0, ROW), counts, dict.fromkeys(cues, nothing > 0), nothing, granted=granted)
+
+
+def all_admitted(standing: Standing, wanted: SearchFilter) -> bool:
+    """Tell whether all passages in use may answer, which needs no look at each of them."""
+    seen, now, holds_at = wanted.visibility, micros(wanted.now), micros(wanted.as_of or wanted.now)
+    unbound = seen.agent is None and seen.session is None and not wanted.filters and wanted.before is None
+    return unbound and now < standing.ends and standing.begins <= holds_at < standing.ends
 
 
 def admitted(connection: Connection, shelf: CatalogueShelf, wanted: SearchFilter) -> Mask:
@@ -158,6 +173,22 @@ def holding(rows: Rows, wanted: SearchFilter) -> Mask:
     if wanted.before is not None:
         mask &= rows["moment"] < micros(wanted.before)
     return mask
+
+
+def compared(found: Survey, ids: Ids, scores: Vector) -> Vector:
+    """Return the similarity of each row of a survey; see ``aligned``."""
+    if not len(ids):
+        return found.similarity
+    # Ids only grow, so as many of them with the same last one are the same ids.
+    name = f"vectors {len(ids)} {ids[-1]}"
+    place = found.kept.get(name)
+    if place is None:
+        place = np.minimum(np.searchsorted(ids, found.rows["passage"]), len(ids) - 1)
+        if (ids[place] != found.rows["passage"]).any():
+            return aligned(found.rows, ids, scores)
+        found.kept[name] = place
+    similarity: Vector = scores[place]
+    return similarity
 
 
 def aligned(rows: Rows, ids: Ids, scores: Vector) -> Vector:

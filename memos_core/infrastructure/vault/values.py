@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -147,17 +148,29 @@ class UsageDelta:
         """Reads and injections together."""
         return self.reads + self.injected_text + self.injected_kv + self.injected_lora
 
-    def __add__(self, other: UsageDelta) -> UsageDelta:
-        moments = [moment for moment in (self.last_used, other.last_used) if moment is not None]
-        return UsageDelta(
-            reads=self.reads + other.reads,
-            injected_text=self.injected_text + other.injected_text,
-            injected_kv=self.injected_kv + other.injected_kv,
-            injected_lora=self.injected_lora + other.injected_lora,
-            tokens_saved=self.tokens_saved + other.tokens_saved,
-            feedback=self.feedback + other.feedback,
-            last_used=max(moments, default=None),
+    @classmethod
+    def total(cls, deltas: Sequence[UsageDelta]) -> UsageDelta:
+        """Return several as one."""
+        if len(deltas) == 1:
+            return deltas[0]
+        return cls(
+            reads=sum([delta.reads for delta in deltas]),
+            injected_text=sum([delta.injected_text for delta in deltas]),
+            injected_kv=sum([delta.injected_kv for delta in deltas]),
+            injected_lora=sum([delta.injected_lora for delta in deltas]),
+            tokens_saved=sum([delta.tokens_saved for delta in deltas]),
+            feedback=sum([delta.feedback for delta in deltas]),
+            last_used=max([delta.last_used for delta in deltas if delta.last_used is not None], default=None),
         )
+
+    @classmethod
+    def summed(cls, uses: Iterable[tuple[Sequence[str], UsageDelta]]) -> dict[str, UsageDelta]:
+        """Return what is to be added to each cube, where several were used at once and some more than once."""
+        of_cube: defaultdict[str, list[UsageDelta]] = defaultdict(list)
+        for cube_ids, delta in uses:
+            for cube_id in cube_ids:
+                of_cube[cube_id].append(delta)
+        return {cube_id: cls.total(deltas) for cube_id, deltas in of_cube.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 
 from memos_core.clock import Clock, SystemClock
 from memos_core.embedding.base import Embedder, Vector
@@ -29,6 +29,7 @@ from memos_core.infrastructure.vault.index.catalogue import Catalogue
 from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
 from memos_core.infrastructure.vault.index.granted import GrantedIndex
 from memos_core.infrastructure.vault.ledger import Ledger
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, PassageHit, SearchFilter, VaultReport
 from memos_core.infrastructure.vault.writing import WriteSession
@@ -37,7 +38,7 @@ __all__ = ["MemVault"]
 
 IndexChoice = Literal["auto", "exact", "chroma"]
 
-COLLECTION = select(schema.collections).where(schema.collections.c.name == bindparam("name"))
+COLLECTION = Prepared(select(schema.collections).where(schema.collections.c.name == bindparam("name")))
 
 EXACT_UP_TO = 50_000
 """Vectors of a namespace that are searched exactly under ``index="auto"``."""
@@ -70,6 +71,8 @@ class MemVault:
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
         self.index_choice = index
+        self.erase: Callable[[], object] | None = None
+        """Set on a vault that is to be erased when it is closed."""
 
     @classmethod
     def open(
@@ -230,8 +233,8 @@ class MemVault:
             place = Place(row.id, 0, row.dimension)
             return searching.similarities(connection, place, passage_ids, searching.unit(vector, row.dimension))
 
-    def _collection(self, connection: Connection, name: str, embedder: str | None = None) -> Row[Any] | None:
-        row = connection.execute(COLLECTION, {"name": name}).first()
+    def _collection(self, connection: Connection, name: str, embedder: str | None = None) -> Any:
+        row = COLLECTION.first(connection, name=name)
         offered = embedder or (self.embedder.name if self.embedder else None)
         if row is not None and offered is not None and row.embedder != offered:
             raise EmbedderMismatch(name, stored=row.embedder, offered=offered)
@@ -351,6 +354,8 @@ class MemVault:
         self.granted.drop()
         self.chroma.close()
         self.ledger.close()
+        if self.erase is not None:
+            self.erase()
 
     def emit(self, name: str, **detail: JsonValue) -> None:
         """Tell the observer of something that concerns the vault as a whole."""

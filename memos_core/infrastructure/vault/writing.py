@@ -49,8 +49,6 @@ HOLDER = select(schema.cubes.c.id, schema.cubes.c.version, schema.cubes.c.expire
     schema.cubes.c.state == str(State.ACTIVE),
 )
 
-COUNTERS = ("reads", "injected_text", "injected_kv", "injected_lora", "tokens_saved", "feedback")
-
 
 class WriteSession(ReadSession):
     """Changes within one transaction, which holds the vault's write lock. Made by ``MemVault.write``.
@@ -233,20 +231,7 @@ class WriteSession(ReadSession):
 
     def touch(self, counts: Mapping[str, UsageDelta]) -> None:
         """Add to the counters of cubes; those that are gone are passed over."""
-        u = schema.usage
-        heat.warm(self, counts)  # before the moment of the last use moves on
-        added: dict[str, Any] = {name: u.c[name] + bindparam(f"add_{name}") for name in COUNTERS}
-        used: Any = bindparam("used")
-        later = func.coalesce(u.c.last_used, -1) < used
-        statement = update(u).where(u.c.cube_id == bindparam("id"))
-        rows = [
-            {"id": key, **{f"add_{name}": getattr(delta, name) for name in COUNTERS}} for key, delta in counts.items()
-        ]
-        if rows:
-            self.connection.execute(statement.values(added), rows)
-        moments = [{"id": key, "used": micros(delta.last_used)} for key, delta in counts.items() if delta.last_used]
-        if moments:
-            self.connection.execute(statement.where(later).values(last_used=used), moments)
+        heat.touch(self, counts)
 
     def record_audit(
         self,
@@ -382,7 +367,7 @@ class WriteSession(ReadSession):
 def first_counters(cube: MemCube) -> dict[str, Any]:
     """Return the counters that a new cube begins with."""
     behaviour = cube.header.behaviour
-    counters = {name: getattr(behaviour, name) for name in (*COUNTERS, "contribution", "heat")}
+    counters = {name: getattr(behaviour, name) for name in (*heat.COUNTERS, "contribution", "heat")}
     return {**counters, "last_used": micros(behaviour.last_used)}
 
 

@@ -15,6 +15,7 @@ from memos_core.embedding.base import Vector, Vectors
 from memos_core.errors import VaultDamaged
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.rows import checksum
 
 __all__ = ["Candidates", "Ids", "Place", "VectorIndex", "load_vectors", "rows_to_arrays"]
@@ -35,8 +36,10 @@ class Place:
     dimension: int
 
 
-STATE = select(schema.namespaces.c.revision, schema.namespaces.c.removals).where(
-    schema.namespaces.c.id == bindparam("namespace_id")
+STATE = Prepared(
+    select(schema.namespaces.c.revision, schema.namespaces.c.removals).where(
+        schema.namespaces.c.id == bindparam("namespace_id")
+    )
 )
 """How often a namespace has changed. What every search asks is built once: building takes longer than asking."""
 

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, and_, case, func, select
+from sqlalchemy import Connection, and_, bindparam, case, func, select
 
 from memos_core.cube import MemoryType, State
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks, superseded
 from memos_core.infrastructure.vault.index.base import STATE
+from memos_core.infrastructure.vault.prepared import Prepared
 
-__all__ = ["ROW", "Catalogue", "CatalogueShelf", "Counts", "Rows"]
+__all__ = ["ROW", "Catalogue", "CatalogueShelf", "Counts", "Rows", "Standing"]
 
 NEVER = np.iinfo(np.int64).max
 MAX_PASSAGES = 2_000_000
@@ -65,13 +66,34 @@ class Postings:
     counts: array[int] = field(default_factory=lambda: array("i"))
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The passages in use, neighbours side by side, and what follows from that: made once, not for each question.
+
+    Attributes:
+        rows: By group, then moment, then cube and place in it. Not to be written to.
+        place: Of each row of the shelf among them; -1 for what is not in use.
+        whole: Whether all rows of the shelf are.
+        begins: From this moment on all of them hold.
+        ends: Until this moment none of them expires or ceases to hold.
+        kept: What was worked out from ``rows`` alone, by name.
+    """
+
+    rows: Rows
+    place: NDArray[np.intp]
+    whole: bool
+    begins: int
+    ends: int
+    kept: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class CatalogueShelf:
-    """The passages of one namespace, in the order of their ids.
+    """The passages of one namespace, in the order of their ids. What is archived is left out, or stays as not active.
 
     Attributes:
         rows: A buffer; the first ``size`` count. Rows below that are never written again, so a view stays right.
-        order: Row numbers by group, then moment, then cube and place in it: neighbours stand side by side.
+        order: Numbers of the rows in use by group, then moment, then cube and place in it: neighbours side by side.
         cube_ids: Id of each cube by number.
         speakers: Name of each speaker by number.
         postings: Word to where it occurs.
@@ -90,9 +112,29 @@ class CatalogueShelf:
     voices: dict[str, int] = field(default_factory=lambda: {"": 0})
     revision: int = -1
     removals: int = -1
+    _standing: tuple[NDArray[np.intp], Standing] | None = None
 
     def view(self) -> Rows:
         return self.rows[: self.size]
+
+    def standing(self) -> Standing:
+        """Return the rows in use as they stand in ``order``."""
+        if self._standing is None or self._standing[0] is not self.order:
+            self._standing = self.order, stood(self.view(), self.order)
+        return self._standing[1]
+
+    def counts_standing(self, words: Sequence[str]) -> Counts:
+        """Return how often each of ``words`` occurs in each passage in use, in the order of ``standing``."""
+        standing = self.standing()
+        found: Counts = np.zeros((len(words), len(standing.rows)), np.float32)
+        for number, word in enumerate(words):
+            posting = self.postings.get(word)
+            if posting is not None:
+                place, counts = standing.place[np.array(posting.rows)], np.array(posting.counts)
+                if not standing.whole:
+                    place, counts = place[place >= 0], counts[place >= 0]
+                found[number, place] = counts
+        return found
 
     def counts(self, words: Sequence[str]) -> Counts:
         """Return how often each of ``words`` occurs in each passage."""
@@ -124,23 +166,24 @@ class Catalogue:
         self.max_passages = max_passages
         self.lock = threading.RLock()
         self._shelves: OrderedDict[tuple[int, str], CatalogueShelf] = OrderedDict()
+        self._size = 0  # of all shelves
 
     def current(self, connection: Connection, namespace_id: int, collection: str) -> CatalogueShelf:
         """Return the catalogue of a namespace as the transaction of ``connection`` sees it. Needs ``lock``."""
-        state = connection.execute(STATE, {"namespace_id": namespace_id}).one()
+        state = STATE.first(connection, namespace_id=namespace_id)
         key = (namespace_id, collection)
-        shelf = self._shelves.pop(key, None)
+        held = self._shelves.pop(key, None)
+        self._size -= held.size if held else 0
+        shelf = held
         # An older state than the shelf's: this transaction began before another one's commit.
         if shelf is None or shelf.revision > state.revision or shelf.removals != state.removals:
             shelf = CatalogueShelf(np.zeros(0, ROW))
         if shelf.revision < state.revision:
-            changes = state.revision - shelf.revision if shelf.size else 0
-            added = append(shelf, connection, key)
-            if changes > added and shelf.size:
-                reload(shelf, connection, key)
+            shelf = brought_up(shelf, connection, key, state.revision)
             shelf.order = standing_order(shelf.view())
             shelf.revision, shelf.removals = state.revision, state.removals
         self._shelves[key] = shelf
+        self._size += shelf.size
         self._make_room()
         return shelf
 
@@ -148,20 +191,54 @@ class Catalogue:
         """Forget everything; it is read again when it is next needed."""
         with self.lock:
             self._shelves.clear()
+            self._size = 0
 
     def _make_room(self) -> None:
-        while len(self._shelves) > 1 and sum(shelf.size for shelf in self._shelves.values()) > self.max_passages:
-            self._shelves.popitem(last=False)
+        while len(self._shelves) > 1 and self._size > self.max_passages:
+            _, shelf = self._shelves.popitem(last=False)
+            self._size -= shelf.size
 
 
 def standing_order(rows: Rows) -> NDArray[np.intp]:
-    return np.lexsort((rows["passage"], rows["start"], rows["cube"], rows["moment"], rows["group"]))
+    used = np.flatnonzero(rows["active"])
+    rows = rows[used]
+    order: NDArray[np.intp] = used[
+        np.lexsort((rows["passage"], rows["start"], rows["cube"], rows["moment"], rows["group"]))
+    ]
+    return order
+
+
+def stood(rows: Rows, order: NDArray[np.intp]) -> Standing:
+    """Return the rows named by ``order``, and what follows from them."""
+    standing = rows[order]
+    standing.flags.writeable = False
+    place = np.full(len(rows), -1, np.intp)
+    place[order] = np.arange(len(order))
+    ends = np.minimum(standing["expires"], standing["valid_until"])
+    return Standing(
+        standing,
+        place,
+        whole=len(order) == len(rows),
+        begins=int(standing["valid_from"].max(initial=-NEVER)),
+        ends=int(ends.min(initial=NEVER)),
+    )
+
+
+def brought_up(shelf: CatalogueShelf, connection: Connection, key: tuple[int, str], revision: int) -> CatalogueShelf:
+    """Return the shelf with what has changed since its revision; a new one where that is less work."""
+    changes = revision - shelf.revision if shelf.size else 0
+    added = append(shelf, connection, key)
+    if changes <= added or not shelf.size or reload(shelf, connection, key):
+        return shelf
+    fresh = CatalogueShelf(np.zeros(0, ROW))
+    append(fresh, connection, key)
+    return fresh
 
 
 def append(shelf: CatalogueShelf, connection: Connection, key: tuple[int, str]) -> int:
     """Add the passages that are newer than those held, and return how many cubes they belong to."""
     newest = int(shelf.rows["passage"][shelf.size - 1]) if shelf.size else 0
-    found = connection.execute(described(key).where(schema.passages.c.id > newest)).all()
+    found = DESCRIBED.all(connection, namespace_id=key[0], collection=key[1], newer=newest)
     if not found:
         return 0
     first, size = shelf.size, shelf.size + len(found)
@@ -175,15 +252,32 @@ def append(shelf: CatalogueShelf, connection: Connection, key: tuple[int, str]) 
     return len(set(shelf.rows["cube"][first:size].tolist()))
 
 
-def reload(shelf: CatalogueShelf, connection: Connection, key: tuple[int, str]) -> None:
-    """Read again what a change of a header or state may have touched: everything but the words."""
-    found = connection.execute(described(key)).all()
+def reload(shelf: CatalogueShelf, connection: Connection, key: tuple[int, str]) -> bool:
+    """Read again what a change of a header or state may have touched: everything but the words.
+
+    Returns:
+        Whether the shelf can go on: no passage came back that it does not hold, and most that it holds are in use.
+    """
+    found = DESCRIBED.all(connection, namespace_id=key[0], collection=key[1], newer=0)
+    held = shelf.view()["passage"]
+    used = np.fromiter((row[0] for row in found), np.int64, len(found))
+    place = np.minimum(np.searchsorted(held, used), max(shelf.size - 1, 0))
+    if 2 * len(used) < shelf.size or not (held[place] == used).all():
+        return False
     shelf.groups.clear()
-    shelf.rows = as_rows(shelf, found)
+    rows = shelf.view().copy()
+    rows["active"] = False
+    rows[place] = as_rows(shelf, found)
+    shelf.rows = rows
+    return True
 
 
-def described(key: tuple[int, str]) -> Any:
-    """Return the query for the passages of plaintext cubes, in the order of their ids."""
+def described(key: tuple[Any, Any]) -> Any:
+    """Return the query for the passages of plaintext cubes in use, in the order of their ids.
+
+    Args:
+        key: Id of the namespace and name of the collection.
+    """
     p, c, v = schema.passages, schema.cubes, schema.versions
     joined = p.join(c, c.c.id == p.c.cube_id).join(v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version))
     asks = case((v.c.payload.like('%?","type":"plaintext"}'), 1), else_=0)  # canonical JSON: the text, then its type
@@ -194,6 +288,7 @@ def described(key: tuple[int, str]) -> Any:
     own = (
         p.c.namespace_id == key[0],
         p.c.collection == key[1],
+        c.c.state == str(State.ACTIVE),
         c.c.collection.is_(None),
         c.c.item_path.is_(None),
         c.c.type == str(MemoryType.PLAINTEXT),
@@ -201,11 +296,16 @@ def described(key: tuple[int, str]) -> Any:
     return query.select_from(joined).where(*own).order_by(p.c.id)
 
 
-def as_rows(shelf: CatalogueShelf, found: Sequence[Row[Any]]) -> Rows:
+DESCRIBED = Prepared(
+    described((bindparam("namespace_id"), bindparam("collection"))).where(schema.passages.c.id > bindparam("newer"))
+)
+
+
+def as_rows(shelf: CatalogueShelf, found: Sequence[Sequence[Any]]) -> Rows:
     """Return rows as an array, giving numbers to names that are new."""
     rows = np.zeros(len(found), ROW)
     for number, row in enumerate(found):
-        passage, cube, start, end, length, session, agent, speaker, moment, expires, begin, until, *flags = tuple(row)
+        passage, cube, start, end, length, session, agent, speaker, moment, expires, begin, until, *flags = row
         rows[number] = (
             passage,
             numbered(shelf.cubes, cube, shelf.cube_ids),

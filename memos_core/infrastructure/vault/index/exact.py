@@ -50,6 +50,7 @@ class ExactIndex(VectorIndex):
     def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
         self._shelves: OrderedDict[Place, Shelf] = OrderedDict()
+        self._bytes = 0  # of all shelves
         self._lock = threading.Lock()
 
     def candidates(self, connection: Connection, place: Place, query: Vector) -> Candidates:
@@ -71,22 +72,27 @@ class ExactIndex(VectorIndex):
     def close(self) -> None:
         with self._lock:
             self._shelves.clear()
+            self._bytes = 0
 
     def _current(self, connection: Connection, place: Place) -> Shelf:
-        state = connection.execute(STATE, {"namespace_id": place.namespace_id}).one()
-        shelf = self._shelves.pop(place, None) or empty(place)
+        state = STATE.first(connection, namespace_id=place.namespace_id)
+        held = self._shelves.pop(place, None)
+        shelf = held or empty(place)
+        self._bytes -= shelf.matrix.nbytes if held else 0
         if shelf.revision < state.revision:
             if shelf.removals != state.removals:
                 drop_removed(shelf, connection, place)
             append_new(shelf, connection, place)
             shelf.revision, shelf.removals = state.revision, state.removals
         self._shelves[place] = shelf
+        self._bytes += shelf.matrix.nbytes
         self._make_room()
         return shelf
 
     def _make_room(self) -> None:
-        while len(self._shelves) > 1 and sum(shelf.matrix.nbytes for shelf in self._shelves.values()) > self.max_bytes:
-            self._shelves.popitem(last=False)
+        while len(self._shelves) > 1 and self._bytes > self.max_bytes:
+            _, shelf = self._shelves.popitem(last=False)
+            self._bytes -= shelf.matrix.nbytes
 
 
 def empty(place: Place) -> Shelf:

@@ -1,0 +1,65 @@
+"""Queries whose SQL is written once.
+
+A statement of SQLAlchemy costs some 15 microseconds to execute, and one that is built for the call ten times that;
+SQLite answers a question by key in one. A search asks five of them, so there the difference is most of the time.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select
+
+__all__ = ["Prepared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A query in the words of one database: its SQL, and the names of its values in their order."""
+
+    sql: str
+    names: tuple[str, ...]
+    constants: dict[str, Any]
+
+
+class Prepared:
+    """A query that is asked often, within the transaction of a connection. Thread-safe.
+
+    Its values are named by ``bindparam`` and must be of types that the driver takes and returns as they are: numbers,
+    texts and bytes. A list of values ("expanding") has no fixed SQL and is not possible.
+    """
+
+    def __init__(self, query: Select[Any]) -> None:
+        self.query = query
+        self._statements: dict[str, Statement] = {}
+        self._row = row_type([str(column.key) for column in query.selected_columns])
+
+    def all(self, connection: Connection, **values: Any) -> list[Any]:
+        """Return the rows, as named tuples."""
+        return list(map(self._row._make, self._asked(connection, values).fetchall()))
+
+    def first(self, connection: Connection, **values: Any) -> Any:
+        """Return the first row as a named tuple, or None."""
+        row = self._asked(connection, values).fetchone()
+        return None if row is None else self._row._make(row)
+
+    def _asked(self, connection: Connection, values: dict[str, Any]) -> Any:
+        statement = self._statements.get(connection.dialect.name) or self._written(connection)
+        cursor = connection.connection.cursor()
+        given = {**statement.constants, **values}
+        cursor.execute(statement.sql, tuple([given[name] for name in statement.names]))
+        return cursor
+
+    def _written(self, connection: Connection) -> Statement:
+        compiled: Any = self.query.compile(dialect=connection.dialect)
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        statement = Statement(str(compiled), tuple(compiled.positiontup or ()), constants)
+        self._statements[connection.dialect.name] = statement
+        return statement
+
+
+def row_type(names: Sequence[str]) -> Any:
+    return namedtuple("Row", names, rename=True)

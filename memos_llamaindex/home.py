@@ -1,0 +1,27 @@
+"""Where a store lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memos_core import MemOS, Scope, resolve_scope
+
+__all__ = ["SHARED", "scope_for"]
+
+SHARED = ("llama_index", "stores")
+"""Namespace, in a MemOS, of stores that belong to no user."""
+
+
+def scope_for(
+    memory: Scope | MemOS | None,
+    namespace: Sequence[str] = SHARED,
+    namespace_values: Mapping[str, Any] | None = None,
+) -> Scope:
+    """Return the scope that a store lies in; without a memory that of a new vault, erased with the store.
+
+    Raises:
+        InvalidName: The namespace lacks a value, or is malformed.
+    """
+    home = MemOS.temporary(embedder=None) if memory is None else memory
+    return resolve_scope(home, namespace, namespace_values)
