@@ -38,7 +38,9 @@ def reader() -> Iterator[HFEngine]:
 @pytest.fixture(scope="module")
 def course(reader: HFEngine) -> Course:
     few = Sizes(8, 20, 4, 12, 12, 4)
-    return Maker(Reading(reader.loaded), cubes("My cat is called Biscuit."), bundled_templates(), 0, sizes=few).course([])
+    return Maker(Reading(reader.loaded), cubes("My cat is called Biscuit."), bundled_templates(), 0, sizes=few).course(
+        []
+    )
 
 
 def test_an_adapter_that_changes_nothing_keeps_every_answer(reader: HFEngine, course: Course) -> None:
@@ -46,7 +48,10 @@ def test_an_adapter_that_changes_nothing_keeps_every_answer(reader: HFEngine, co
     gates = examine(Reading(reader.loaded), Adapter("still", factors), course.exam, GateSettings())
     figures = {gate.name: gate.measured for gate in gates}
     assert figures["recall"] == 0
-    assert [gate.name for gate in gates if gate.count and not gate.passed] == ["recall", "recall among foreign memories"]
+    assert [gate.name for gate in gates if gate.count and not gate.passed] == [
+        "recall",
+        "recall among foreign memories",
+    ]
     assert "0 become right, 0 wrong ones change" in gates[2].note
 
 

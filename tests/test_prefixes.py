@@ -16,7 +16,9 @@ from memos_core.transform.lessons import Batch, Lesson, Reading, placed
 from memos_core.transform.prefixes import Prefixes, divisible
 from memos_core.transform.study import Question
 
-MEMORIES = cubes("My cat is called Biscuit.", "I live in Lisbon now.", "Ben's exam is on Friday.", "I am allergic to soy.")
+MEMORIES = cubes(
+    "My cat is called Biscuit.", "I live in Lisbon now.", "Ben's exam is on Friday.", "I am allergic to soy."
+)
 
 
 def lessons(reading: Reading) -> list[Lesson]:

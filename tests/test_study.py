@@ -55,12 +55,16 @@ def test_learned_and_held_out_questions_share_no_phrasing() -> None:
 
 def test_a_question_with_one_phrasing_is_learned_and_asked_alike() -> None:
     pattern = {"statements": ["{who} (collect|collects) {value}"], "questions": ["What {do} {who} collect?"]}
-    made = study(cubes("Thora collects maps."), parse_templates({"name": "x", "patterns": [pattern]}))
+    made = study(cubes("Thora collects maps."), parse_templates({"name": "x", "patterns": [pattern], "others": []}))
     assert [question.text for question in made.learned] == [question.text for question in made.held_out]
 
 
 def test_a_memory_without_a_statement_has_no_questions() -> None:
     assert study(cubes("Hm, well, perhaps.", "", "   ", "?!"), TEMPLATES).facts == 0
+
+
+def test_the_statements_about_nobody_each_have_a_question() -> None:
+    assert study(cubes(*TEMPLATES.others), TEMPLATES).facts == len(TEMPLATES.others)
 
 
 def test_every_template_has_phrasings_to_learn_and_one_to_hold_out() -> None:

@@ -103,10 +103,12 @@ class StudyTemplates:
     Attributes:
         name: Name and version; kept in the lineage of what was learned by them.
         templates: The first one whose form fits a sentence makes its questions.
+        others: Statements about invented people, to keep apart from what is learned.
     """
 
     name: str
     templates: tuple[Template, ...]
+    others: tuple[str, ...]
 
     def statements(self, text: str) -> Iterator[Statement]:
         """Yield each statement in ``text`` that a form fits."""
@@ -137,10 +139,11 @@ def bundled_templates() -> StudyTemplates:
 
 
 def parse_templates(record: dict[str, object]) -> StudyTemplates:
-    patterns = record["patterns"]
+    patterns, others = record["patterns"], record["others"]
     assert isinstance(patterns, list)
+    assert isinstance(others, list)
     templates = tuple(Template(tuple(map(form, each["statements"])), tuple(each["questions"])) for each in patterns)
-    return StudyTemplates(str(record["name"]), templates)
+    return StudyTemplates(str(record["name"]), templates, tuple(others))
 
 
 def form(statement: str) -> re.Pattern[str]:
