@@ -68,7 +68,7 @@ def test_lessons_are_learned_and_the_model_is_left_as_it_was(family: str) -> Non
     model, tokenizer = tiny_model(family)
     before = {name: each.clone() for name, each in model.state_dict().items()}
     reading = Reading(HFEngine.from_model(model, tokenizer).loaded)
-    settings = DistillSettings(steps=60, check_every=20, patience=9, locality=0, quiet=0, rank=8)
+    settings = DistillSettings(steps=60, check_every=20, patience=9, locality=0, quiet=0, whitening=0, rank=8)
     distiller = trained(model, settings, learned=lambda a: sum(reading.says(LESSONS.own, plan_of(a))) / 3)
     assert reading.says(LESSONS.own, plan_of(distiller.adapter())) == [True, True, True]
     assert not any(reading.says(LESSONS.own))

@@ -1,4 +1,4 @@
-"""What an adapter must show: the figures, what is counted as lost, and adapters that fail and one that passes."""
+"""What an adapter must show: the figures, what is counted as lost, and adapters that fail."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from memos_core.transform.gates import GateSettings, examine, kept_gate, plan_of
 from memos_core.transform.lessons import Reading
 from memos_core.transform.parametric import Distillation
 from memos_core.transform.study import bundled_templates
-
-SMALL = Sizes(learned=240, learned_rivals=160, learned_unrelated=120, examined=100, examined_rivals=60)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +66,7 @@ def test_a_wrong_answer_that_changes_is_told_and_is_not_counted_as_lost(reader: 
     wrong = replace(lesson, answer=(5, 6, 7), top_ids=lesson.top_ids[:3], top_weights=lesson.top_weights[:3])
     gate = kept_gate(Reading(reader.loaded), "kept", [lesson, wrong], plan_of(Adapter("still", factors)), 0.99)
     assert (gate.measured, gate.count) == (1.0, 1)
-    assert gate.note == "of all 2 1 are word for word the same, 1 become right, 0 wrong ones change"
+    assert gate.note == "of all 2 answers 1 stay word for word, 1 become right, 0 wrong ones change"
 
 
 def reading_of(reader: HFEngine, answer: tuple[int, ...]) -> str:
@@ -94,25 +92,3 @@ def test_conflicting_memories_fail_and_stay_text(tmp_path: Path, reader: HFEngin
         with pytest.raises(GateFailed, match="recall 0"):
             memos._layers.transforms.commit(Principal("ada"), proposal)
         assert ada.count(type="parametric") == 0
-
-
-def test_one_fact_passes_every_gate_and_answers_without_a_memory_in_the_prompt(
-    tmp_path: Path, reader: HFEngine
-) -> None:
-    with MemOS.open(tmp_path / "memory", engine=reader, embedder=HashEmbedder()) as memos:
-        ada = memos.scope("ada")
-        cube_id = ada.add("My cat is called Biscuit.").cube_id or ""
-        transforms = memos._layers.transforms
-        material = transforms.in_company(Principal("ada"), transforms.material(Principal("ada"), reader, [cube_id]))
-        proposal = Distillation(sizes=SMALL).propose(material)
-        assert proposal.failures == ()
-        transforms.commit(Principal("ada"), proposal)
-        reply = ada.chat("What is my cat called?", inject="lora", strict=True, max_tokens=16)
-        text = ada.chat("What is my cat called?", inject="text", max_tokens=16)
-        off = ada.chat("What is my cat called?", inject="off", max_tokens=16)
-        assert reply.text == text.text == "Biscuit"
-        assert off.text != "Biscuit"
-        assert reply.usage.carried_tokens > 0
-        assert reply.usage.prompt_tokens == off.usage.prompt_tokens
-        # What the prompt says goes before what an adapter holds.
-        assert ada.chat("What is Rikke's dog called?", inject="lora", max_tokens=16).text == "I do not know"
