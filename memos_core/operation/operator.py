@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import numpy as np
 
 from memos_core.cube import (
     Descriptive,
@@ -26,30 +27,22 @@ from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
-from memos_core.infrastructure.vault import MemVault, Passage, WriteSession
+from memos_core.infrastructure.vault import MemVault, Passage
 from memos_core.infrastructure.vault.items import item_key
 from memos_core.item import decoded_value
+from memos_core.operation.committing import Committing, Draft, with_links
 from memos_core.operation.item_writing import pieces_of
 from memos_core.operation.ranker import Ranker
-from memos_core.operation.search import NEAR_DUPLICATE, MemSearch, SearchSettings
-from memos_core.operation.superseding import contradicted, reinstated, supersede
+from memos_core.operation.search import Learned, MemSearch, SearchSettings, nothing_learned
+from memos_core.operation.superseding import reinstated
 from memos_core.operation.words import words
 from memos_core.principal import Principal
-from memos_core.records import Hit, MemoryCall, Outcome, Receipt, Turn
+from memos_core.records import Hit, MemoryCall, Receipt, Turn
 from memos_core.render import index_text
 
-__all__ = ["Draft", "MemOperator", "dedup_key", "passages_of"]
+EVERYTHING = MemoryCall(query="*")
 
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A memory that is ready to be committed, or was kept out by policy."""
-
-    turn: Turn
-    cube: MemCube
-    passages: tuple[Passage, ...]
-    dedup_key: str
-    rejected: str | None = None
+__all__ = ["MemOperator", "dedup_key", "passages_of"]
 
 
 class MemOperator:
@@ -62,12 +55,14 @@ class MemOperator:
         ids: UlidFactory,
         settings: SearchSettings | None = None,
         ranker: Ranker | None = None,
+        *,
+        learned: Learned = nothing_learned,
     ) -> None:
         self.vault = vault
         self.governance = governance
         self.ids = ids
         self.settings = settings or SearchSettings()
-        self.finder = MemSearch(vault, governance, self.settings, ranker or Ranker.load())
+        self.finder = MemSearch(vault, governance, self.settings, ranker or Ranker.load(), learned)
 
     # Writing
 
@@ -80,17 +75,10 @@ class MemOperator:
             EmbedderMismatch: The vault holds vectors of another embedder.
         """
         drafts = self.structure(principal, turns)
-        nearest = [self.near(principal, draft) for draft in drafts]
+        nearest = self.near(principal, drafts)
         with self.vault.write() as session:
-            session.ensure_namespace(principal.namespace)
-            receipts = [
-                self.commit(session, principal, draft, near) for draft, near in zip(drafts, nearest, strict=True)
-            ]
-            new = (Outcome.COMMITTED, Outcome.SUPERSEDED)
-            added = [r.cube_id for r in receipts if r.outcome in new and r.cube_id]
-            if added:
-                self.governance.audit(session, principal, "add", added)
-        return receipts
+            committing = Committing(session, self.governance, principal, supersedes=self.settings.supersede)
+            return committing.commit(drafts, nearest)
 
     def structure(self, principal: Principal, turns: Sequence[Turn]) -> list[Draft]:
         """Turn what a caller brought into cubes with their passages, words and vectors. Writes nothing."""
@@ -138,35 +126,15 @@ class MemOperator:
         header = Header(descriptive=descriptive, governance=governance)
         return MemCube(header=header, payload=PlaintextPayload(text=turn.text))
 
-    def near(self, principal: Principal, draft: Draft) -> tuple[str, ...]:
-        """Return the cubes in the scope that say nearly the same as ``draft``, best first."""
-        vectors = [passage.vector for passage in draft.passages if passage.vector is not None]
-        if draft.rejected or len(vectors) != 1:
-            return ()  # only short texts: a shared passage does not make two documents the same
-        seen = self.governance.search_filter(principal, MemoryCall(query="*"))
-        hits = self.vault.vector_search(seen, vectors[0], 3, min_score=self.settings.near_duplicate)
-        return tuple(hit.cube_id for hit in hits)
-
-    def commit(self, session: WriteSession, principal: Principal, draft: Draft, near: tuple[str, ...]) -> Receipt:
-        """Insert one draft, or say why not. Duplicates are decided here, inside the transaction."""
-        if draft.rejected:
-            return Receipt(None, 0, Outcome.REJECTED, draft.rejected)
-        duplicate = session.find_duplicate(principal.namespace, draft.dedup_key, self.governance.clock.now())
-        if duplicate:
-            return Receipt(duplicate[0], duplicate[1], Outcome.DUPLICATE, "the same text is held already")
-        size = len(draft.turn.text.encode())
-        if reason := self.governance.over_quota(session, principal.namespace, size):
-            return Receipt(None, 0, Outcome.REJECTED, reason)
-        near = tuple(cube_id for cube_id in near if session.cube(self.governance.visibility(principal), cube_id))
-        cube = with_links(draft.cube, [Link(target=other, relation=NEAR_DUPLICATE) for other in near])
-        session.insert(cube, passages=draft.passages, dedup_key=draft.dedup_key, author=author_of(principal))
-        old = contradicted(session, self.governance, principal, cube) if self.settings.supersede else []
-        for other in old:
-            supersede(session, principal, other, cube)
-        if old:
-            named = ", ".join(other.id for other in old)
-            return Receipt(cube.id, cube.version, Outcome.SUPERSEDED, f"takes the place of {named}", near=near)
-        return Receipt(cube.id, cube.version, Outcome.COMMITTED, near=near)
+    def near(self, principal: Principal, drafts: Sequence[Draft]) -> list[tuple[str, ...]]:
+        """Return for each draft the cubes in the scope that say nearly the same, best first."""
+        vectors = {number: own for number, draft in enumerate(drafts) if (own := draft.vector) is not None}
+        if not vectors:
+            return [()] * len(drafts)
+        seen = self.governance.search_filter(principal, EVERYTHING)
+        near = self.vault.alike(seen, np.stack(list(vectors.values())), 3, min_score=self.settings.near_duplicate)
+        found = {number: tuple(hit.cube_id for hit in hits) for number, hits in zip(vectors, near, strict=True)}
+        return [found.get(number, ()) for number in range(len(drafts))]
 
     def reinstate(self, principal: Principal, cube_id: str) -> MemCube:
         """Let a memory hold again that another one took the place of. The other one stays as it is.
@@ -258,12 +226,6 @@ def dedup_key(cube: MemCube) -> str:
         return item_key(owner, item.path, item.key)
     parts = [cube.header.governance.agent, source.session, source.ref, source.speaker, normalised(cube.text)]
     return hashlib.sha256(canonical_json(parts)).hexdigest()
-
-
-def with_links(cube: MemCube, links: Sequence[Link]) -> MemCube:
-    """Return ``cube`` with exactly these links, each once."""
-    descriptive = cube.header.descriptive.model_copy(update={"links": tuple(dict.fromkeys(links))})
-    return cube.model_copy(update={"header": cube.header.model_copy(update={"descriptive": descriptive})})
 
 
 def found(cube: MemCube | None, cube_id: str) -> MemCube:

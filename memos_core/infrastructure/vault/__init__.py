@@ -1,6 +1,7 @@
 """MemVault: the ledger, the blobs and the indexes over them."""
 
 from memos_core.infrastructure.vault.blobs import BlobStore
+from memos_core.infrastructure.vault.inserting import NewCube
 from memos_core.infrastructure.vault.jobs import Job, JobState
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.surveying import Mask, Survey, Wording
@@ -29,6 +30,7 @@ __all__ = [
     "Mask",
     "MemVault",
     "Namespace",
+    "NewCube",
     "Passage",
     "PassageHit",
     "ReadSession",

@@ -22,6 +22,7 @@ from memos_core.errors import EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import schema, searching
 from memos_core.infrastructure.vault.conditions import CHUNK, chunks, matching, of_collection, visible
 from memos_core.infrastructure.vault.index.base import Place, load_vectors
+from memos_core.infrastructure.vault.prepared import NewRow
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import check, cube_of, current
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility, WordMatch
@@ -55,6 +56,8 @@ Metric = Literal["cosine", "dot"]
 
 Accept = Callable[[str, Mapping[str, JsonValue]], bool]
 """Tells by id and metadata whether a document may answer."""
+
+NEW_COLLECTION = NewRow(schema.collections)
 
 FIRST_STEP = 64
 """Proposals that are put to the ledger in the first question; each further one takes four times as many."""
@@ -135,7 +138,7 @@ def ensure(session: WriteSession, spec: CollectionSpec, dimension: int) -> None:
     row = known(session.connection, spec)
     if row is None:
         values = {"name": spec.name, "embedder": spec.embedder, "dimension": dimension, "metric": spec.metric}
-        session._collection_ids[spec.name, dimension] = session._inserted(schema.collections, values)
+        session._collection_ids[spec.name, dimension] = NEW_COLLECTION.add(session.connection, values)
     elif row.dimension != dimension:
         stored = worded(row.embedder, row.dimension, row.metric)
         offered = worded(spec.embedder, dimension, spec.metric)

@@ -179,24 +179,38 @@ def decoded_path(text: str) -> tuple[str, ...]:
     return tuple(text.split(SEPARATOR)[:-1])
 
 
-def version_row(cube: MemCube, *, author: str, reason: str, committed: datetime) -> dict[str, Any]:
-    """Return the row of this version. Links and grants are not part of a version: the current ones always count."""
-    descriptive = cube.header.descriptive.model_copy(update={"links": ()})
-    governance = cube.header.governance.model_copy(update={"grants": ()})
-    header, digest = headers(cube.model_copy(update={"header": Header(descriptive=descriptive, governance=governance)}))
+def version_row(
+    cube: MemCube, *, author: str, reason: str, committed: datetime, header: tuple[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the row of this version. Links and grants are not part of a version: the current ones always count.
+
+    Args:
+        header: The header of the cube as it is stored and its digest, if they were made already.
+    """
+    text, digest = header_of_version(cube, header)
+    payload = canonical_json(cube.payload.model_dump(mode="json"))
     return {
         "cube_id": cube.id,
         "version": cube.version,
-        "payload": canonical_json(cube.payload.model_dump(mode="json")).decode(),
-        "header": header,
+        "payload": payload.decode(),
+        "header": text,
         "header_digest": digest,
-        "digest": cube.digest,
+        "digest": hashlib.sha256(payload).hexdigest(),
         "blob_address": blob_of(cube),
         "size_bytes": size_of(cube),
         "author": author,
         "reason": reason,
         "committed": micros(committed),
     }
+
+
+def header_of_version(cube: MemCube, header: tuple[str, str] | None) -> tuple[str, str]:
+    links, grants = cube.header.descriptive.links, cube.header.governance.grants
+    if not links and not grants:
+        return header or headers(cube)
+    descriptive = cube.header.descriptive.model_copy(update={"links": ()})
+    governance = cube.header.governance.model_copy(update={"grants": ()})
+    return headers(cube.model_copy(update={"header": Header(descriptive=descriptive, governance=governance)}))
 
 
 def blob_of(cube: MemCube) -> str | None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select
 
-from memos_core.embedding.base import Vector
+from memos_core.embedding.base import Vector, Vectors
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.index.base import Place, VectorIndex, load_vectors
+from memos_core.infrastructure.vault.index.exact import ExactIndex
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import PassageHit
 
 MIN_STEP = 64
 """Fewest proposals that are put to the ledger in one question."""
 
-__all__ = ["exceeds", "nearest", "place_of", "similarities", "unit"]
+NAMESPACE = Prepared(select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name")))
+
+__all__ = ["alike", "exceeds", "nearest", "place_of", "similarities", "unit", "units"]
 
 
 def unit(vector: Vector, dimension: int) -> Vector:
@@ -36,11 +41,27 @@ def unit(vector: Vector, dimension: int) -> Vector:
     return scaled
 
 
+def units(vectors: Vectors, dimension: int) -> Vectors:
+    """Return ``vectors`` as ``unit`` returns each of them, shape ``[vectors, dimension]``.
+
+    Raises:
+        InvalidInput: One has another shape, or holds something that is not a number.
+    """
+    rows = np.asarray(vectors, dtype=np.float32)
+    if rows.ndim != 2 or rows.shape[1] != dimension:
+        raise InvalidInput(f"vectors of this collection have shape (n, {dimension}), not {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise InvalidInput("a vector holds infinities or NaN")
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    lengths[lengths == 0] = 1
+    scaled: Vectors = rows / lengths[:, None]
+    return scaled
+
+
 def place_of(connection: Connection, collection_id: int, dimension: int, namespace: str) -> Place | None:
     """Return where the vectors of a namespace lie; None if nothing was ever stored in it."""
-    n = schema.namespaces
-    namespace_id = connection.scalar(select(n.c.id).where(n.c.name == namespace))
-    return None if namespace_id is None else Place(collection_id, namespace_id, dimension)
+    row = NAMESPACE.first(connection, name=namespace)
+    return None if row is None else Place(collection_id, row[0], dimension)
 
 
 def exceeds(connection: Connection, place: Place, limit: int) -> bool:
@@ -73,6 +94,37 @@ def nearest(
         if not near.all():
             break
     return sorted(hits, key=nearness)
+
+
+def alike(
+    connection: Connection,
+    index: ExactIndex,
+    place: Place,
+    vectors: Vectors,
+    *,
+    k: int,
+    condition: Callable[[], ColumnElement[bool]],
+    min_score: float,
+) -> list[list[PassageHit]]:
+    """Return for each of ``vectors`` what ``nearest`` returns, from one question to the ledger for all of them.
+
+    Args:
+        condition: Makes the condition, which few need: most vectors are near to nothing.
+    """
+    most = max(MIN_STEP, k)
+    proposed = index.above(connection, place, vectors, min_score, most)
+    if not any(proposed):
+        return [[] for _ in proposed]
+    meets = condition()
+    scores = {passage_id: score for own in proposed for passage_id, score in own}
+    seen = {hit.passage_id: hit for hit in passing(connection, scores, meets)}
+    found = []
+    for vector, own in zip(vectors, proposed, strict=True):
+        hits = [replace(seen[passage_id], score=score) for passage_id, score in own if passage_id in seen][:k]
+        if len(hits) < k and len(own) == most:  # hidden ones took the place of others that are less near
+            hits = nearest(connection, index, place, vector, k=k, condition=meets, min_score=min_score)
+        found.append(hits)
+    return found
 
 
 def nearness(hit: PassageHit) -> tuple[float, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +19,14 @@ from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 
 from memos_core.clock import Clock, SystemClock
-from memos_core.embedding.base import Embedder, Vector
+from memos_core.embedding.base import Embedder, Vector, Vectors
 from memos_core.errors import EmbedderMismatch, InvalidInput, MissingExtra
 from memos_core.events import Event, EventHook, ignore_event
 from memos_core.infrastructure.vault import purging, reembedding, schema, searching, sharing, surveying, verification
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import matching
 from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex, generations
+from memos_core.infrastructure.vault.index.activations import Activations
 from memos_core.infrastructure.vault.index.catalogue import Catalogue
 from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
 from memos_core.infrastructure.vault.index.granted import GrantedIndex
@@ -66,6 +68,7 @@ class MemVault:
         self.on_event = on_event
         self.exact = ExactIndex()
         self.catalogue = Catalogue()
+        self.activations = Activations()
         self.granted = GrantedIndex()
         self.chroma = ChromaIndex(
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
@@ -218,6 +221,28 @@ class MemVault:
         with self.ledger.read() as connection:
             return searching.nearest(connection, index, place, query, k=k, condition=condition, min_score=min_score)
 
+    def alike(self, wanted: SearchFilter, vectors: Vectors, k: int, *, min_score: float) -> list[list[PassageHit]]:
+        """Return for each of ``vectors`` the memories that ``vector_search`` finds, from one look at the ledger.
+
+        Args:
+            vectors: Shape ``[vectors, dimension]``.
+
+        Raises:
+            EmbedderMismatch: The collection holds vectors of another embedder.
+            InvalidInput: The vectors have the wrong shape.
+        """
+        namespace = wanted.visibility.namespace
+        with self.ledger.read() as connection:
+            row = self._collection(connection, DEFAULT_COLLECTION)
+            place = row and searching.place_of(connection, row.id, row.dimension, namespace)
+            if row is None or place is None:
+                return [[] for _ in vectors]
+            scaled = searching.units(vectors, row.dimension)
+            if self._index(connection, place) is self.exact:
+                asked = partial(matching, wanted)
+                return searching.alike(connection, self.exact, place, scaled, k=k, condition=asked, min_score=min_score)
+        return [self.vector_search(wanted, vector, k, min_score=min_score) for vector in scaled]
+
     def similarities(
         self, passage_ids: Sequence[int], vector: Vector, collection: str = DEFAULT_COLLECTION
     ) -> dict[int, float]:
@@ -241,7 +266,8 @@ class MemVault:
         return row
 
     def _index(self, connection: Connection, place: Place, *, passages: int | None = None) -> VectorIndex:
-        few = passages is not None and passages <= EXACT_UP_TO  # then there are no more vectors, and nothing to ask
+        held = self.exact.size(connection, place) if passages is None else passages
+        few = held is not None and held <= EXACT_UP_TO  # then there are no more vectors, and nothing to ask
         if self.index_choice == "exact" or (self.index_choice == "auto" and (few or not chroma_installed())):
             return self.exact
         large = self.index_choice == "chroma" or searching.exceeds(connection, place, EXACT_UP_TO)
@@ -351,6 +377,7 @@ class MemVault:
         """Give up all files. May be called again; any other call raises VaultClosed from now on."""
         self.exact.close()
         self.catalogue.drop()
+        self.activations.drop()
         self.granted.drop()
         self.chroma.close()
         self.ledger.close()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from memos_core.cube import MemCube, State, canonical_json
-from memos_core.embedding.base import Embedder, Vector
+from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import erasure, granting, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
+from memos_core.infrastructure.vault.inserting import NewCube, NewRows
+from memos_core.infrastructure.vault.prepared import NewRow, Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
-from memos_core.infrastructure.vault.rows import cube_row, encode_vector, size_of, terms_crc, version_row
+from memos_core.infrastructure.vault.rows import cube_row, size_of
 from memos_core.infrastructure.vault.values import (
     DEFAULT_COLLECTION,
     ErasedRows,
@@ -30,24 +33,26 @@ from memos_core.infrastructure.vault.values import (
 
 __all__ = ["WriteSession"]
 
-COLLECTED = (
-    schema.usage,
-    schema.versions,
-    schema.tags,
-    schema.links,
-    schema.lineage,
-    schema.postings,
-    schema.vectors,
-    schema.outbox,
-    schema.audit_cubes,
+HOLDER = Prepared(
+    select(schema.cubes.c.id, schema.cubes.c.version, schema.cubes.c.expires_at).where(
+        schema.cubes.c.namespace_id == bindparam("namespace_id"),
+        schema.cubes.c.dedup_key == bindparam("dedup_key"),
+        schema.cubes.c.state == str(State.ACTIVE),
+    )
 )
-"""Tables whose rows are collected; what they refer to is inserted at once."""
-
-HOLDER = select(schema.cubes.c.id, schema.cubes.c.version, schema.cubes.c.expires_at).where(
-    schema.cubes.c.namespace_id == bindparam("namespace_id"),
-    schema.cubes.c.dedup_key == bindparam("dedup_key"),
-    schema.cubes.c.state == str(State.ACTIVE),
+QUEUES = Prepared(select(func.count()).select_from(schema.index_state))
+NAMESPACE = Prepared(
+    select(schema.namespaces.c.id, schema.namespaces.c.salt, schema.namespaces.c.bytes_used).where(
+        schema.namespaces.c.name == bindparam("name")
+    )
 )
+COLLECTION = Prepared(
+    select(schema.collections.c.id, schema.collections.c.embedder, schema.collections.c.dimension).where(
+        schema.collections.c.name == bindparam("name")
+    )
+)
+NEW_CUBE, NEW_NAMESPACE, NEW_COLLECTION = map(NewRow, (schema.cubes, schema.namespaces, schema.collections))
+NEW_AUDIT = NewRow(schema.audit)
 
 
 class WriteSession(ReadSession):
@@ -58,14 +63,15 @@ class WriteSession(ReadSession):
 
     def __init__(self, connection: Connection, now: datetime, embedder: Embedder | None) -> None:
         self._raw = connection
-        self._rows: defaultdict[Table, list[dict[str, Any]]] = defaultdict(list)
-        self._deltas: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.queues = QUEUES.first(connection) != (0,)
+        self._rows = NewRows(queues=self.queues)
+        self._waiting: list[NewCube] = []
+        self._waiting_bytes: Counter[str] = Counter()
         self._namespace_ids: dict[str, int] = {}
         self._collection_ids: dict[tuple[str, int], int] = {}
         super().__init__(connection, now)
         self.embedder = embedder
         self.afterwards: list[Callable[[], None]] = []  # called once the change is durable
-        self.queues = connection.scalar(select(func.count()).select_from(schema.index_state)) != 0
 
     @property
     def connection(self) -> Connection:
@@ -78,40 +84,57 @@ class WriteSession(ReadSession):
         self._raw = connection
 
     def flush(self) -> None:
-        """Send the rows that were collected: one statement for many cubes instead of many for each."""
-        rows, self._rows = self._rows, defaultdict(list)
-        deltas, self._deltas = self._deltas, defaultdict(Counter)
-        for table in COLLECTED:
-            if rows[table]:
-                self._raw.execute(insert(table), rows[table])
-        n = schema.namespaces
-        for namespace_id, delta in deltas.items():
-            values = {name: n.c[name] + delta[name] for name in ("revision", "removals", "bytes_used")}
-            self._raw.execute(update(n).where(n.c.id == namespace_id).values(values))
+        """Send what was collected: one statement for many cubes instead of many for each.
+
+        Raises:
+            CubeConflict: One of the cubes of ``collect`` cannot be stored.
+        """
+        if self._waiting:
+            self._insert_cubes()
+        self._rows.send(self._raw)
 
     def ensure_namespace(self, name: str) -> Namespace:
         """Return the namespace of that name; made with a fresh salt if there is none."""
-        found = self.namespace(name)
-        if found is None:
-            found = Namespace(name, secrets.token_bytes(32))
-            row = {"name": name, "salt": found.salt, "revision": 0, "removals": 0, "bytes_used": 0}
-            self._raw.execute(insert(schema.namespaces), row)
-        return found
+        row = NAMESPACE.first(self._raw, name=name)
+        if row is None:
+            salt = secrets.token_bytes(32)
+            values = {"name": name, "salt": salt, "revision": 0, "removals": 0, "bytes_used": 0}
+            self._namespace_ids[name] = NEW_NAMESPACE.add(self._raw, values)
+            return Namespace(name, salt)
+        self._namespace_ids[name] = row[0]
+        return Namespace(name, row[1])
+
+    def bytes_used(self, namespace: str) -> int:
+        """Return the bytes of all versions of all cubes, with what waits to be sent."""
+        row = NAMESPACE.first(self._raw, name=namespace)
+        if row is None:
+            return 0
+        return int(row[2]) + self._rows.bytes_of(row[0]) + self._waiting_bytes[namespace]
 
     def find_duplicate(self, namespace: str, dedup_key: str, now: datetime) -> tuple[str, int] | None:
         """Return id and version of the live cube that holds ``dedup_key``.
 
         A holder that has expired gives the key up: it moves to the state ``expired``.
         """
-        holder = {"namespace_id": self._namespace_id(namespace), "dedup_key": dedup_key}
-        row = self._raw.execute(HOLDER, holder).first()
-        if row is None:
-            return None
-        if row.expires_at is None or from_micros(row.expires_at) > now:
-            return row.id, row.version
-        lapsed = update(schema.cubes).where(schema.cubes.c.id == row.id)
-        self.connection.execute(lapsed.values(state=str(State.EXPIRED)))
-        return None
+        return self.find_duplicates(namespace, [dedup_key], now).get(dedup_key)
+
+    def find_duplicates(self, namespace: str, dedup_keys: Sequence[str], now: datetime) -> dict[str, tuple[str, int]]:
+        """Return id and version of the live cube that holds each of these keys which is held; see ``find_duplicate``.
+
+        Cubes that ``collect`` was given count once they were sent.
+        """
+        own, found = self._namespace_id(namespace), {}
+        for key in dedup_keys:
+            row = HOLDER.first(self._raw, namespace_id=own, dedup_key=key)
+            if row is None:
+                continue
+            cube_id, version, expires_at = row
+            if expires_at is None or from_micros(expires_at) > now:
+                found[key] = cube_id, version
+            else:
+                lapsed = update(schema.cubes).where(schema.cubes.c.id == cube_id)
+                self.connection.execute(lapsed.values(state=str(State.EXPIRED)))
+        return found
 
     # Changes
 
@@ -132,19 +155,52 @@ class WriteSession(ReadSession):
             CubeConflict: A cube of that id, or a live one with that key, exists.
             EmbedderMismatch: The collection holds vectors of another embedder.
         """
-        if cube.version != 1:
-            raise InvalidInput(f"a new cube has version 1, not {cube.version}")
-        cube = granting.with_grants(cube, ())
-        namespace_id = self._namespace_id(cube.header.governance.namespace, make=True)
-        row = {**cube_row(cube), "namespace_id": namespace_id, "state": str(cube.state), "dedup_key": dedup_key}
+        self.collect(NewCube(cube, passages, dedup_key, author, reason, collection))
+        self._insert_cubes()
+
+    def collect(self, new: NewCube) -> None:
+        """Store a new cube together with others, before anything else is read or written in this session.
+
+        What ``insert`` raises besides InvalidInput is raised then.
+
+        Raises:
+            InvalidInput: Its version is not 1.
+        """
+        if new.cube.version != 1:
+            raise InvalidInput(f"a new cube has version 1, not {new.cube.version}")
+        self._waiting.append(replace(new, cube=granting.with_grants(new.cube, ())))
+        self._waiting_bytes[new.cube.header.governance.namespace] += size_of(new.cube)
+
+    def _insert_cubes(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._waiting_bytes.clear()
+        rows = []
+        for new in waiting:
+            namespace_id = self._namespace_id(new.cube.header.governance.namespace, make=True)
+            state = str(new.cube.state)
+            rows.append(
+                {**cube_row(new.cube), "namespace_id": namespace_id, "state": state, "dedup_key": new.dedup_key}
+            )
         try:
-            self._raw.execute(insert(schema.cubes), row)
-        except IntegrityError as error:
-            raise CubeConflict(cube.id, self._holder(namespace_id, dedup_key) or cube.id) from error
-        self._rows[schema.usage].append({"cube_id": cube.id, **first_counters(cube)})
-        self._add_relations(cube)
-        self._add_version(cube, namespace_id, author=author, reason=reason)
-        self._add_passages(cube.id, namespace_id, passages, collection)
+            NEW_CUBE.add_many(self._raw, rows)
+        except self._raw.dialect.loaded_dbapi.IntegrityError as error:
+            raise self._conflict(rows) from error
+        for new, row in zip(waiting, rows, strict=True):
+            cube, namespace_id = new.cube, row["namespace_id"]
+            self._rows.add_cube(cube)
+            header = (row["header"], row["header_digest"])
+            self._rows.add_version(
+                cube, namespace_id, author=new.author, reason=new.reason, committed=self.now, header=header
+            )
+            self._add_passages(cube.id, namespace_id, new.passages, new.collection)
+
+    def _conflict(self, rows: Sequence[Mapping[str, Any]]) -> CubeConflict:
+        """Return the error that names the first cube whose key another one holds; else it is an id that is taken."""
+        for row in rows:
+            holder = self._holder(row["namespace_id"], row["dedup_key"])
+            if holder is not None and holder != row["id"]:
+                return CubeConflict(row["id"], holder)
+        return CubeConflict(rows[0]["id"], rows[0]["id"])
 
     def replace(
         self,
@@ -250,10 +306,11 @@ class WriteSession(ReadSession):
         if name not in self._namespace_ids:
             if make:
                 self.ensure_namespace(name)
-            row = self._namespace_row(name)
-            if row is None:
-                return -1
-            self._namespace_ids[name] = int(row.id)
+            else:
+                row = NAMESPACE.first(self._raw, name=name)
+                if row is None:
+                    return -1
+                self._namespace_ids[name] = row[0]
         return self._namespace_ids[name]
 
     def _stored(self, cube: MemCube) -> tuple[int, int]:
@@ -274,50 +331,24 @@ class WriteSession(ReadSession):
             raise CubeConflict(cube_id, self._holder(namespace_id, dedup_key) or cube_id) from error
 
     def _holder(self, namespace_id: int, dedup_key: str | None) -> str | None:
-        row = self._raw.execute(HOLDER, {"namespace_id": namespace_id, "dedup_key": dedup_key}).first()
-        return None if row is None else str(row.id)
+        row = HOLDER.first(self._raw, namespace_id=namespace_id, dedup_key=dedup_key)
+        return None if row is None else str(row[0])
 
     def _add_version(self, cube: MemCube, namespace_id: int, *, author: str, reason: str) -> None:
-        self._rows[schema.versions].append(version_row(cube, author=author, reason=reason, committed=self.now))
-        self._changed(namespace_id, bytes_used=size_of(cube))
+        self._rows.add_version(cube, namespace_id, author=author, reason=reason, committed=self.now)
 
     def _write_relations(self, cube: MemCube) -> None:
         for table in (schema.tags, schema.links, schema.lineage):
             self.connection.execute(delete(table).where(table.c.cube_id == cube.id))
-        self._add_relations(cube)
-
-    def _add_relations(self, cube: MemCube) -> None:
-        for table, rows in relation_rows(cube).items():
-            self._rows[table] += rows
+        self._rows.add_relations(cube)
 
     def _add_passages(self, cube_id: str, namespace_id: int, passages: Sequence[Passage], collection: str) -> None:
+        place = {"cube_id": cube_id, "namespace_id": namespace_id, "collection": collection}
         for passage in passages:
-            row = {
-                "cube_id": cube_id,
-                "namespace_id": namespace_id,
-                "collection": collection,
-                "start": passage.start,
-                "end": passage.end,
-                "length": sum(passage.terms.values()),
-                "terms_crc": terms_crc(passage.terms),
-            }
-            place = {"namespace_id": namespace_id, "passage_id": self._inserted(schema.passages, row)}
-            self._rows[schema.postings] += [{**place, "term": term, "count": n} for term, n in passage.terms.items()]
-            if passage.vector is not None:
-                self._add_vector(place, passage.vector, collection)
-
-    def _add_vector(self, place: Mapping[str, int], vector: Vector, collection: str) -> None:
-        collection_id = self.ensure_collection(collection, len(vector))
-        data, crc = encode_vector(vector)
-        self._rows[schema.vectors].append({**place, "collection_id": collection_id, "data": data, "crc": crc})
-        if self.queues:
-            change = {"collection_id": collection_id, "operation": "add", "passage_id": place["passage_id"]}
-            self._rows[schema.outbox].append(change)
-
-    def _inserted(self, table: Table, row: Mapping[str, Any]) -> int:
-        """Insert one row and return the id that it was given."""
-        key = self._raw.execute(insert(table), row).inserted_primary_key
-        return int(key[0]) if key else 0
+            vector = passage.vector
+            self._rows.add_passage(
+                place, passage, None if vector is None else self.ensure_collection(collection, len(vector))
+            )
 
     def ensure_collection(self, name: str, dimension: int, embedder: str | None = None) -> int:
         """Return the row id of a collection that takes vectors of ``embedder``; made if absent.
@@ -335,14 +366,14 @@ class WriteSession(ReadSession):
     def _checked_collection(self, name: str, dimension: int, embedder: str | None) -> int:
         own = self.embedder.name if self.embedder else f"unnamed embedder of {dimension} dimensions"
         embedder = embedder or own
-        row = self._raw.execute(select(schema.collections).where(schema.collections.c.name == name)).first()
+        row = COLLECTION.first(self._raw, name=name)
         if row is None:
             values = {"name": name, "embedder": embedder, "dimension": dimension, "metric": "cosine"}
-            return self._inserted(schema.collections, values)
-        if (row.embedder, row.dimension) != (embedder, dimension):
-            stored = f"{row.embedder} ({row.dimension} dimensions)"
-            raise EmbedderMismatch(name, stored=stored, offered=f"{embedder} ({dimension} dimensions)")
-        return int(row.id)
+            return NEW_COLLECTION.add(self._raw, values)
+        if row[1:] != (embedder, dimension):
+            offered = f"{embedder} ({dimension} dimensions)"
+            raise EmbedderMismatch(name, stored=f"{row[1]} ({row[2]} dimensions)", offered=offered)
+        return int(row[0])
 
     def _audit(
         self, namespace_id: int, principal: str, action: str, cube_ids: Sequence[str], detail: Mapping[str, JsonValue]
@@ -354,34 +385,12 @@ class WriteSession(ReadSession):
             "action": action,
             "detail": canonical_json(dict(detail)).decode(),
         }
-        audit_id = self._inserted(schema.audit, row)
-        self._rows[schema.audit_cubes] += [
+        audit_id = NEW_AUDIT.add(self._raw, row)
+        about = [
             {"audit_id": audit_id, "position": position, "cube_id": cube_id}
             for position, cube_id in enumerate(cube_ids)
         ]
+        self._rows.add(schema.audit_cubes, about)
 
     def _changed(self, namespace_id: int, *, bytes_used: int = 0, removals: int = 0) -> None:
-        self._deltas[namespace_id].update(revision=1, removals=removals, bytes_used=bytes_used)
-
-
-def first_counters(cube: MemCube) -> dict[str, Any]:
-    """Return the counters that a new cube begins with."""
-    behaviour = cube.header.behaviour
-    counters = {name: getattr(behaviour, name) for name in (*heat.COUNTERS, "contribution", "heat")}
-    return {**counters, "last_used": micros(behaviour.last_used)}
-
-
-def relation_rows(cube: MemCube) -> dict[Table, list[dict[str, Any]]]:
-    """Return the rows of the tables that follow from the header."""
-    descriptive = cube.header.descriptive
-    own = {"cube_id": cube.id}
-    return {
-        schema.tags: [{**own, "tag": tag} for tag in dict.fromkeys(descriptive.tags)],
-        schema.links: [
-            {**own, "target": link.target, "relation": link.relation} for link in dict.fromkeys(descriptive.links)
-        ],
-        schema.lineage: [
-            {**own, "position": position, "source_id": source, "source_version": version}
-            for position, (source, version) in enumerate(descriptive.lineage.sources)
-        ],
-    }
+        self._rows.count(namespace_id, revision=1, removals=removals, bytes_used=bytes_used)

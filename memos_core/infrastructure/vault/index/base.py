@@ -88,12 +88,12 @@ def load_vectors(connection: Connection, place: Place, passage_ids: Sequence[int
     return rows_to_arrays(rows, place.dimension)
 
 
-def rows_to_arrays(rows: Sequence[Row[Any]], dimension: int) -> tuple[Ids, Vectors]:
+def rows_to_arrays(rows: Sequence[Sequence[Any]], dimension: int) -> tuple[Ids, Vectors]:
     """Return passage ids and vectors of rows ``(passage_id, data, crc)``."""
-    for row in rows:
-        if len(row.data) != 4 * dimension or checksum(row.data) != row.crc:
-            raise VaultDamaged([f"passage {row.passage_id}: vector does not match its checksum"])
-    ids = np.fromiter((row.passage_id for row in rows), dtype=np.int64, count=len(rows))
-    joined = b"".join(row.data for row in rows)
+    for passage_id, data, crc in rows:
+        if len(data) != 4 * dimension or checksum(data) != crc:
+            raise VaultDamaged([f"passage {passage_id}: vector does not match its checksum"])
+    ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+    joined = b"".join(row[1] for row in rows)
     vectors = np.frombuffer(joined, dtype="<f4").astype(np.float32, copy=False).reshape(len(rows), dimension)
     return ids, vectors

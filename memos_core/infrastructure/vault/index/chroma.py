@@ -360,7 +360,7 @@ def scored(connection: Connection, place: Place, query: Vector, passage_ids: Seq
 
 def arrays(rows: Sequence[Row[Any]], collection_id: int) -> tuple[Ids, Vectors, Sequence[int]]:
     own = [row for row in rows if row.collection_id == collection_id]
-    ids, vectors = rows_to_arrays(own, len(own[0].data) // 4)
+    ids, vectors = rows_to_arrays([(row.passage_id, row.data, row.crc) for row in own], len(own[0].data) // 4)
     return ids, vectors, [row.namespace_id for row in own]
 
 

@@ -11,16 +11,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, bindparam, select
 
 from memos_core.embedding.base import Vector, Vectors
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.index.base import STATE, Candidates, Ids, Place, VectorIndex, rows_to_arrays
+from memos_core.infrastructure.vault.prepared import Prepared
 
 __all__ = ["ExactIndex"]
 
 FIRST_BATCH = 512
 MAX_BYTES = 512 * 2**20
+NEWER = Prepared(
+    select(schema.vectors.c.passage_id, schema.vectors.c.data, schema.vectors.c.crc)
+    .where(
+        schema.vectors.c.collection_id == bindparam("collection_id"),
+        schema.vectors.c.namespace_id == bindparam("namespace_id"),
+        schema.vectors.c.passage_id > bindparam("newest"),
+    )
+    .order_by(schema.vectors.c.passage_id)
+)
+
+BLOCK = 4 * 2**20
+"""Similarities that are computed at a time, where many vectors are compared with many."""
+
+Proposals = list[tuple[int, float]]
+"""Passages with their similarities, best first."""
 
 
 @dataclass(slots=True)
@@ -69,6 +85,26 @@ class ExactIndex(VectorIndex):
         scores: Vector = matrix @ query
         return ids, scores
 
+    def above(self, connection: Connection, place: Place, queries: Vectors, least: float, most: int) -> list[Proposals]:
+        """Return for each query the passages whose similarity is ``least`` or more: the ``most`` nearest, best first.
+
+        Args:
+            queries: Unit vectors, shape ``[queries, dimension]``.
+        """
+        with self._lock:
+            ids, matrix = self._current(connection, place).view()
+        step = max(1, BLOCK // max(1, len(ids)))
+        return [
+            strongest(ids, scores, least, most)
+            for start in range(0, len(queries), step)
+            for scores in queries[start : start + step] @ matrix.T
+        ]
+
+    def size(self, connection: Connection, place: Place) -> int | None:
+        """Return how many vectors ``place`` holds; None if they were never read, so that it takes a question."""
+        with self._lock:
+            return self._current(connection, place).size if place in self._shelves else None
+
     def close(self) -> None:
         with self._lock:
             self._shelves.clear()
@@ -108,6 +144,12 @@ def ranked(scores: Vector, start: int, count: int) -> Any:
     return order[np.argsort(-scores[order], kind="stable")][start:end]
 
 
+def strongest(ids: Ids, scores: Vector, least: float, most: int) -> Proposals:
+    near = np.flatnonzero(scores >= least)
+    best = near[np.argsort(-scores[near], kind="stable")][:most]
+    return list(zip(ids[best].tolist(), scores[best].tolist(), strict=True))
+
+
 def drop_removed(shelf: Shelf, connection: Connection, place: Place) -> None:
     v = schema.vectors
     own = (v.c.collection_id == place.collection_id, v.c.namespace_id == place.namespace_id)
@@ -119,12 +161,9 @@ def drop_removed(shelf: Shelf, connection: Connection, place: Place) -> None:
 
 def append_new(shelf: Shelf, connection: Connection, place: Place) -> None:
     """Add what was committed after the newest vector held. Passage ids grow in the order of commits."""
-    v = schema.vectors
     newest = int(shelf.ids[shelf.size - 1]) if shelf.size else 0
-    query = select(v.c.passage_id, v.c.data, v.c.crc).where(
-        v.c.collection_id == place.collection_id, v.c.namespace_id == place.namespace_id, v.c.passage_id > newest
-    )
-    rows: list[Row[Any]] = list(connection.execute(query.order_by(v.c.passage_id)))
+    own = {"collection_id": place.collection_id, "namespace_id": place.namespace_id}
+    rows = NEWER.all(connection, **own, newest=newest)
     if not rows:
         return
     ids, vectors = rows_to_arrays(rows, place.dimension)
