@@ -97,7 +97,7 @@ class Batch:
             mask[row, : len(sequence)] = 1
             tail[row, each.start - begin : len(sequence)] = 1
             said[row, length - 1 : len(sequence)] = 1
-        return cls(*(tensor.to(device) for tensor in (ids, mask, tail, said)), past)
+        return cls(ids.to(device), mask.to(device), tail.to(device), said.to(device), past)
 
     def logits(self, model: Any) -> torch.Tensor:
         """Return the logits at the tokens of all answers, one after the other, ``[said, vocabulary]``."""
