@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import datetime
 
 from memos_core.engine.base import Engine
@@ -20,12 +21,17 @@ REMAKE_SECONDS = 60.0
 """How often a worker looks for forms of other models: somebody else may have brought in one."""
 
 
+def nothing() -> None:
+    """Nothing waits elsewhere."""
+
+
 class Chores:
     """Does what waits, when it is told to. Thread-safe.
 
     Args:
         evolves: Whether memories change their form by themselves, as often as the policy says.
         engine: For whose model the forms of other models are made again.
+        gather: Writes down and queues what other parts have waiting.
     """
 
     def __init__(
@@ -38,12 +44,14 @@ class Chores:
         *,
         evolves: bool,
         engine: Engine | None = None,
+        gather: Callable[[], None] = nothing,
     ) -> None:
         self.vault = vault
         self.lifecycle = lifecycle
         self.worker = worker
         self.evolution = evolution
         self.retention = retention
+        self.gather = gather
         self.evolves = evolves
         self.engine = engine
         self._done: dict[str, datetime] = {}
@@ -64,6 +72,7 @@ class Chores:
 
     def _round(self, stop: threading.Event | None) -> int:
         self.lifecycle.flush()
+        self.gather()
         queue_refreshes(self.vault, self.worker.queue)
         if self.engine is not None and self._is_time("remake", REMAKE_SECONDS):
             queue_remakes(self.vault, self.worker.queue, self.engine)
