@@ -20,10 +20,11 @@ from memos_core.engine.work import Reuse
 from memos_core.errors import GateFailed, InjectionUnavailable, InvalidInput
 from memos_core.render import render_block
 from memos_core.transform.base import Gate, Material, Meter, Pathway, Progress, Proposal
-from memos_core.transform.course import Maker, answered_as, invented, shortened
+from memos_core.transform.course import Maker, answered_as, shortened
 from memos_core.transform.from_kv import check_standing
 from memos_core.transform.gates import share
 from memos_core.transform.lessons import Lesson, Reading, loaded_of
+from memos_core.transform.strangers import invented
 from memos_core.transform.study import Question, StudyTemplates, bundled_templates, study
 from memos_core.transform.trained_kv import CartridgeSettings, CartridgeTrainer, Slots, behind
 
