@@ -120,12 +120,14 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
 
     erased = erasing(engines, activations)
+    vault.on_lost = lambda namespace, cube_ids: erased(Principal(namespace), cube_ids)
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
     adapters = MemAdapters(vault, governance)
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     model, policy = partial(model_of, engine), parts.evolution or EvolutionPolicy()
     evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=model)
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
+    items = ItemOperator(vault, governance, ids, erased)
     worker = Worker(queue, tasks_of(transforms, engine, [RefreshTask(vault, queue, erased), LearnTask(learning)]))
     evolves, gather = parts.evolution is not None, gathering(feedback, learning, queue)
     chat = ChatPipeline(
@@ -157,12 +159,22 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         forms=MemForms(transforms, queue, erased, engine=lambda: chat.engine),
         adapters=adapters,
         emit=emit,
-        items=ItemOperator(vault, governance, ids, erased),
+        items=items,
         jobs=queue,
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(vault, lifecycle, worker, evolution, retention, evolves=evolves, engine=engine, gather=gather),
+        chores=Chores(
+            vault,
+            lifecycle,
+            worker,
+            evolution,
+            retention,
+            items=items,
+            evolves=evolves,
+            engine=engine,
+            gather=gather,
+        ),
         feedback=feedback,
         learning=learning,
         engines=engines,

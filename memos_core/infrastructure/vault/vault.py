@@ -26,6 +26,7 @@ from memos_core.infrastructure.vault import purging, reembedding, schema, search
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import matching
 from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex, generations
+from memos_core.infrastructure.vault.index.activations import Activations
 from memos_core.infrastructure.vault.index.catalogue import Catalogue
 from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
 from memos_core.infrastructure.vault.index.granted import GrantedIndex
@@ -40,6 +41,9 @@ __all__ = ["MemVault"]
 IndexChoice = Literal["auto", "exact", "chroma"]
 
 COLLECTION = Prepared(select(schema.collections).where(schema.collections.c.name == bindparam("name")))
+
+LostHook = Callable[[str, Sequence[str]], None]
+"""Is told the name of a namespace, and which derived cubes of it went because another user erased their source."""
 
 EXACT_UP_TO = 50_000
 """Vectors of a namespace that are searched exactly under ``index="auto"``."""
@@ -67,11 +71,13 @@ class MemVault:
         self.on_event = on_event
         self.exact = ExactIndex()
         self.catalogue = Catalogue()
+        self.activations = Activations()
         self.granted = GrantedIndex()
         self.chroma = ChromaIndex(
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
         self.index_choice = index
+        self.on_lost: LostHook = ignore_lost
         self.erase: Callable[[], object] | None = None
         """Set on a vault that is to be erased when it is closed."""
 
@@ -128,6 +134,8 @@ class MemVault:
             session.flush()
         for tell in session.afterwards:
             tell()
+        for namespace, cube_ids in session.lost.items():
+            self.on_lost(namespace, cube_ids)
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
@@ -375,6 +383,7 @@ class MemVault:
         """Give up all files. May be called again; any other call raises VaultClosed from now on."""
         self.exact.close()
         self.catalogue.drop()
+        self.activations.drop()
         self.granted.drop()
         self.chroma.close()
         self.ledger.close()
@@ -384,3 +393,7 @@ class MemVault:
     def emit(self, name: str, **detail: JsonValue) -> None:
         """Tell the observer of something that concerns the vault as a whole."""
         self.on_event(Event(name, self.clock.now(), detail=detail))
+
+
+def ignore_lost(namespace: str, cube_ids: Sequence[str]) -> None:
+    """No engine holds anything."""
