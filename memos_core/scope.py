@@ -22,7 +22,7 @@ from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput
 from memos_core.events import Event
 from memos_core.ids import checked_cursor
-from memos_core.infrastructure.vault import UsageDelta
+from memos_core.infrastructure.vault import UsageDelta, Visibility
 from memos_core.infrastructure.vault.header_filters import USE_FIELDS, fields_in
 from memos_core.interface.adapters import ScopeAdapters
 from memos_core.interface.arguments import TypeName, as_json_filters, memory_state, memory_types
@@ -207,7 +207,7 @@ class Scope(BoundScope):
         """Return a memory by id, in any state; of another user's, what was granted, while it is active."""
         self._layers.lifecycle.flush()
         with self._layers.vault.read() as session:
-            return found(session.cube(self._layers.governance.reach(self._principal), cube_id), cube_id)
+            return found(session.cube(self._reach, cube_id), cube_id)
 
     def resolve(self, ids: Sequence[str], *, max_tokens: int | None = None) -> Resolution:
         """Return the memories that may enter a prompt now, by their own ids or by those of documents of collections.
@@ -229,6 +229,7 @@ class Scope(BoundScope):
         state: State | str = State.ACTIVE,
         session: str | None = None,
         newest: bool = False,
+        include_shared: bool = False,
         filters: Mapping[str, Any] | None = None,
     ) -> Page:
         """Return memories in the order in which they were stored, ``limit`` at a time.
@@ -240,6 +241,7 @@ class Scope(BoundScope):
             state: ``active`` (default), ``archived`` or ``expired``.
             session: Only what belongs to this session.
             newest: Begin with what was stored last, and go back.
+            include_shared: Also what other users have granted to this one.
             filters: As for ``search``.
         """
         if limit < 1:
@@ -247,7 +249,7 @@ class Scope(BoundScope):
         where = self._filters(filters)
         with self._layers.vault.read() as ledger:
             cubes = ledger.listing(
-                self._visibility,
+                self._reach,
                 limit=limit + 1,
                 after=checked_cursor(cursor),
                 types=memory_types(type),
@@ -255,6 +257,7 @@ class Scope(BoundScope):
                 now=self._now(),
                 belonging=session,
                 newest=newest,
+                shared=include_shared,
                 filters=where,
             )
         more = len(cubes) > limit
@@ -265,12 +268,14 @@ class Scope(BoundScope):
         *,
         type: TypeName = "plaintext",
         state: State | str = State.ACTIVE,
+        include_shared: bool = False,
         filters: Mapping[str, Any] | None = None,
     ) -> int:
         """Return how many memories there are; see ``list`` for the arguments."""
-        where, types, states = self._filters(filters), memory_types(type), (memory_state(state),)
+        types, states, where = memory_types(type), (memory_state(state),), self._filters(filters)
         with self._layers.vault.read() as session:
-            return session.count(self._visibility, types=types, states=states, now=self._now(), filters=where)
+            now, shared = self._now(), include_shared
+            return session.count(self._reach, types=types, states=states, now=now, shared=shared, filters=where)
 
     def revision(self) -> str:
         """Return a digest that changes whenever what this scope finds may have changed, as key for a cache."""
@@ -420,8 +425,8 @@ class Scope(BoundScope):
     # Small things
 
     @property
-    def _visibility(self) -> Any:
-        return self._layers.governance.visibility(self._principal)
+    def _reach(self) -> Visibility:
+        return self._layers.governance.reach(self._principal)
 
     @property
     def _count_tokens(self) -> Callable[[str], int]:

@@ -113,6 +113,33 @@ def test_updated_is_when_the_version_was_committed(ada: Scope, clock: Any) -> No
     assert [cube.id for cube in ada.list(filters={"version": 2})] == [one.id]
 
 
+def test_what_a_grantee_does_not_see_cannot_be_asked_for(memos: MemOS, ada: Scope) -> None:
+    bob = memos.scope(user="bob")
+    bob.add("five")
+    (one,) = ada.list(filters={"speaker": "Ben"})
+    (two,) = ada.list(filters={"speaker": "Eva"})
+    ada.link(one.id, two.id, "caused_by")
+    ada.search("one", k=4)  # counts reads
+    ada.grant("bob", "read", cube_id=one.id)
+
+    def found(filters: dict[str, Any]) -> set[str]:
+        hits = {hit.text for hit in bob.search("one five", filters=filters)}
+        assert {cube.text for cube in bob.list(include_shared=True, filters=filters)} == hits
+        assert bob.count(include_shared=True, filters=filters) == len(hits)
+        return hits
+
+    assert found({}) == {"one", "five"}
+    assert found({"speaker": "Ben"}) == {"one"}
+    assert found({"links": two.id}) == set()
+    assert found({"relations": {"$exists": False}}) == {"one", "five"}
+    counted = ada.get(one.id).header.behaviour.reads
+    assert counted > 0
+    assert found({"reads": counted}) == set()
+    assert "one" in found({"reads": {"$ne": counted}})
+    assert "one" not in found({"last_used": {"$exists": True}})
+    assert "one" in found({"$not": {"heat": {"$gt": 0}}})
+
+
 def test_an_unknown_field_lists_the_known_ones(ada: Scope) -> None:
     for filters in ({"colour": "red"}, {"$or": [{"speaker": "Ben"}, {"colour": {"$gt": 1}}]}):
         with pytest.raises(UnknownField) as caught:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, func, not
 
 from memos_core.cube import MemoryType, Sensitivity, State
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.header_filters import condition_of
+from memos_core.infrastructure.vault.header_filters import HIDDEN, condition_of, fields_in
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "micros",
     "moment",
     "of_collection",
+    "owned",
     "standing",
     "superseded",
     "usable",
@@ -73,20 +74,28 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def visible(visibility: Visibility, *, by_id: bool = False) -> Condition:
-    """Return the condition that a cube may be seen: it is within reach, and so is everything that it was made from.
+    """Return the condition that a cube may be seen.
 
     Args:
         by_id: The query finds cubes by their ids, so the database must not walk the whole namespace instead.
     """
+    own = owned(visibility, by_id=by_id)
+    return own if visibility.granted_at is None else or_(own, granted(visibility))
+
+
+def owned(visibility: Visibility, *, by_id: bool = False) -> Condition:
+    """Return the condition that a cube is within reach, and so is everything that it was made from.
+
+    Args:
+        by_id: As for ``visible``.
+    """
     own = within_reach(visibility, by_id=by_id)
-    if visibility.granted_at is not None:
-        plain = schema.cubes.c.type == str(MemoryType.PLAINTEXT)  # no text is made from what others own
-        sound = not_(rests_on_hidden(visibility))
-        unbound = visibility.agent is None and visibility.session is None
-        return or_(and_(own, or_(plain, sound) if unbound else sound), granted(visibility))
-    if visibility.agent is None and visibility.session is None:
+    unbound = visibility.agent is None and visibility.session is None
+    if unbound and visibility.granted_at is None:
         return own
-    return and_(own, not_(rests_on_hidden(visibility)))
+    sound = not_(rests_on_hidden(visibility))
+    plain = schema.cubes.c.type == str(MemoryType.PLAINTEXT)  # no text is made from what others own
+    return and_(own, or_(plain, sound) if unbound else sound)
 
 
 def rests_on_hidden(visibility: Visibility) -> Condition:
@@ -215,12 +224,21 @@ def is_memory(cubes: Any = schema.cubes) -> Condition:
 
 def standing(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     """Return the part of ``matching`` that does not change with time: who may see a cube, and the filters."""
-    return and_(visible(wanted.visibility, by_id=by_id), filtered(wanted.filters))
+    return and_(visible(wanted.visibility, by_id=by_id), filtered(wanted.filters, wanted.visibility))
 
 
-def filtered(filters: Mapping[str, JsonValue]) -> Condition:
-    """Return the condition that a cube passes the filters; see ``MemoryCall.filters``."""
-    return condition_of(filters)
+def filtered(filters: Mapping[str, JsonValue], visibility: Visibility | None = None) -> Condition:
+    """Return the condition that a cube passes the filters; see ``MemoryCall.filters``.
+
+    Args:
+        visibility: Where it may find what others have granted: of that, only what a grantee sees counts.
+    """
+    condition = condition_of(filters)
+    if visibility is None or visibility.granted_at is None or HIDDEN.isdisjoint(fields_in(filters)):
+        return condition
+    namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
+    own = schema.cubes.c.namespace_id == namespace.scalar_subquery()
+    return or_(and_(own, condition), and_(not_(own), condition_of(filters, shared=True)))
 
 
 def superseded() -> Condition:

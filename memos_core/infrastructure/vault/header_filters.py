@@ -18,10 +18,10 @@ from sqlalchemy import JSON, Column, ColumnElement, and_, exists, false, func, n
 
 from memos_core.cube import MemoryType, Sensitivity, Trust
 from memos_core.errors import InvalidInput, UnknownField
-from memos_core.filters import AllOf, AnyOf, Compare, NoneOf, Where, parse_where
+from memos_core.filters import AllOf, Compare, NoneOf, Where, parse_where
 from memos_core.infrastructure.vault import schema
 
-__all__ = ["FIELDS", "USE_FIELDS", "condition_of", "fields_in"]
+__all__ = ["FIELDS", "HIDDEN", "USE_FIELDS", "condition_of", "fields_in"]
 
 Condition = ColumnElement[bool]
 Kind = Literal["text", "choice", "moment", "number", "flag", "many"]
@@ -104,6 +104,9 @@ FIELDS: Mapping[str, HeaderField] = {
 }
 """Every field that a filter may name."""
 
+HIDDEN = frozenset(["agent", "pathway", "links", "relations", "sources", *USE_FIELDS])
+"""What a grantee does not see of a memory: there these fields are not set."""
+
 ORDER: Mapping[str, Callable[[Any, Any], Any]] = {
     "gt": operator.gt,
     "gte": operator.ge,
@@ -112,15 +115,18 @@ ORDER: Mapping[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def condition_of(filters: Mapping[str, JsonValue]) -> Condition:
+def condition_of(filters: Mapping[str, JsonValue], *, shared: bool = False) -> Condition:
     """Return the condition that a cube passes the filters.
+
+    Args:
+        shared: By what is granted of it.
 
     Raises:
         UnknownField: There is no such field; names those that there are.
         InvalidInput: An operator is unknown or not for that field, or a value is of the wrong kind.
     """
     where = parse_where(filters)
-    return true() if where is None else compiled(where)
+    return true() if where is None else compiled(where, shared=shared)
 
 
 def fields_in(filters: Mapping[str, JsonValue]) -> set[str]:
@@ -136,17 +142,26 @@ def fields_in(filters: Mapping[str, JsonValue]) -> set[str]:
     return found
 
 
-def compiled(where: Where) -> Condition:
-    if isinstance(where, AllOf):
-        return and_(true(), *map(compiled, where.conditions))
-    if isinstance(where, AnyOf):
-        return or_(false(), *map(compiled, where.conditions))
-    if isinstance(where, NoneOf):
-        return not_(or_(false(), *map(compiled, where.conditions)))
+def compiled(where: Where, *, shared: bool) -> Condition:
+    if not isinstance(where, Compare):
+        parts = [compiled(each, shared=shared) for each in where.conditions]
+        together = and_(true(), *parts) if isinstance(where, AllOf) else or_(false(), *parts)
+        return not_(together) if isinstance(where, NoneOf) else together
     field = FIELDS.get(where.field)
     if field is None:
         raise UnknownField(where.field, tuple(sorted(FIELDS)))
-    return of_many(field, where) if field.kind == "many" else of_one(field, where)
+    condition = of_many(field, where) if field.kind == "many" else of_one(field, where)
+    if shared and where.field in HIDDEN:
+        return true() if passes_unset(where) else false()
+    return condition
+
+
+def passes_unset(where: Compare) -> bool:
+    """Tell whether a field that is not set meets a condition."""
+    if where.operator in ("exists", "is_empty"):
+        return (where.operator == "exists") is (where.value is False)
+    values = where.value if isinstance(where.value, list | tuple) else [where.value]
+    return where.operator in ("eq", "ne", "in", "nin") and (None in values) is (where.operator in ("eq", "in"))
 
 
 def of_one(field: HeaderField, where: Compare) -> Condition:
