@@ -13,8 +13,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, Unpack
 
-from pydantic import JsonValue
-
 from memos_core.bound import BoundScope
 from memos_core.collection import Collection, CollectionOptions, open_collection
 from memos_core.cube import MemCube, MemoryType, State
@@ -23,9 +21,8 @@ from memos_core.errors import InvalidInput
 from memos_core.events import Event
 from memos_core.ids import checked_cursor
 from memos_core.infrastructure.vault import UsageDelta, Visibility
-from memos_core.infrastructure.vault.header_filters import USE_FIELDS, fields_in
 from memos_core.interface.adapters import ScopeAdapters
-from memos_core.interface.arguments import TypeName, as_json_filters, memory_state, memory_types
+from memos_core.interface.arguments import TypeName, header_filters, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext, build_context, context_of
 from memos_core.interface.exporting import write_lines
@@ -158,7 +155,9 @@ class Scope(BoundScope):
             UnknownField: A filter names a field that there is not.
         """
         conditions = {"before": before, "as_of": as_of, "include_superseded": include_superseded}
-        call = self._layers.chat.call(query, k=k, filters=self._filters(filters), **conditions)
+        call = self._layers.chat.call(
+            query, k=k, filters=header_filters(filters, flush=self._layers.lifecycle.flush), **conditions
+        )
         hits = self._layers.operator.search(self._principal, call)
         self._searched(hits)
         return hits
@@ -189,7 +188,9 @@ class Scope(BoundScope):
         engine, count = self._layers.engine, self._count_tokens
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        call = self._layers.chat.call(query, k=k, max_tokens=max_tokens, filters=self._filters(filters))
+        call = self._layers.chat.call(
+            query, k=k, max_tokens=max_tokens, filters=header_filters(filters, flush=self._layers.lifecycle.flush)
+        )
         layers = self._layers
         found = build_context(
             layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep
@@ -246,7 +247,7 @@ class Scope(BoundScope):
         """
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
-        where = self._filters(filters)
+        where = header_filters(filters, flush=self._layers.lifecycle.flush)
         with self._layers.vault.read() as ledger:
             cubes = ledger.listing(
                 self._reach,
@@ -272,7 +273,11 @@ class Scope(BoundScope):
         filters: Mapping[str, Any] | None = None,
     ) -> int:
         """Return how many memories there are; see ``list`` for the arguments."""
-        types, states, where = memory_types(type), (memory_state(state),), self._filters(filters)
+        types, states, where = (
+            memory_types(type),
+            (memory_state(state),),
+            header_filters(filters, flush=self._layers.lifecycle.flush),
+        )
         with self._layers.vault.read() as session:
             now, shared = self._now(), include_shared
             return session.count(self._reach, types=types, states=states, now=now, shared=shared, filters=where)
@@ -434,12 +439,6 @@ class Scope(BoundScope):
 
     def _now(self) -> datetime:
         return self._layers.governance.clock.now()
-
-    def _filters(self, filters: Mapping[str, Any] | None) -> dict[str, JsonValue]:
-        where = as_json_filters(filters)
-        if where and not USE_FIELDS.keys().isdisjoint(fields_in(where)):
-            self._layers.lifecycle.flush()  # what is counted is to be seen
-        return where
 
     def _searched(self, hits: Sequence[Hit]) -> None:
         cube_ids = tuple(hit.cube.id for hit in hits)

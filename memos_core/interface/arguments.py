@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,10 +10,11 @@ from pydantic import JsonValue, ValidationError
 
 from memos_core.cube import MemoryType, State
 from memos_core.errors import InvalidInput
+from memos_core.infrastructure.vault.header_filters import USE_FIELDS, fields_in
 from memos_core.interface.reader import Reader
 from memos_core.records import MemoryCall
 
-__all__ = ["TypeName", "as_json_filters", "memory_call", "memory_state", "memory_types"]
+__all__ = ["TypeName", "header_filters", "memory_call", "memory_state", "memory_types"]
 
 READ = ("entities", "speakers", "times", "events", "intent")
 """What a reader adds to a call; the rest is the caller's."""
@@ -33,6 +34,14 @@ def memory_call(reader: Reader, now: datetime, *, query: str, **fields: Any) -> 
         return MemoryCall(query=query, **{**found, **fields})
     except ValidationError as error:
         raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+
+
+def header_filters(filters: Mapping[str, Any] | None, *, flush: Callable[[], None]) -> dict[str, JsonValue]:
+    """Return filters as JSON values, after writing what is counted where they ask for counts."""
+    where = as_json_filters(filters)
+    if where and not USE_FIELDS.keys().isdisjoint(fields_in(where)):
+        flush()
+    return where
 
 
 def as_json_filters(filters: Mapping[str, Any] | None) -> dict[str, JsonValue]:
