@@ -155,9 +155,8 @@ class Scope(BoundScope):
             UnknownField: A filter names a field that there is not.
         """
         conditions = {"before": before, "as_of": as_of, "include_superseded": include_superseded}
-        call = self._layers.chat.call(
-            query, k=k, filters=header_filters(filters, flush=self._layers.lifecycle.flush), **conditions
-        )
+        where = header_filters(filters, self._layers.lifecycle)
+        call = self._layers.chat.call(query, k=k, filters=where, **conditions)
         hits = self._layers.operator.search(self._principal, call)
         self._searched(hits)
         return hits
@@ -188,10 +187,8 @@ class Scope(BoundScope):
         engine, count = self._layers.engine, self._count_tokens
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        call = self._layers.chat.call(
-            query, k=k, max_tokens=max_tokens, filters=header_filters(filters, flush=self._layers.lifecycle.flush)
-        )
-        layers = self._layers
+        layers, where = self._layers, header_filters(filters, self._layers.lifecycle)
+        call = layers.chat.call(query, k=k, max_tokens=max_tokens, filters=where)
         found = build_context(
             layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep
         )
@@ -247,7 +244,7 @@ class Scope(BoundScope):
         """
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
-        where = header_filters(filters, flush=self._layers.lifecycle.flush)
+        where = header_filters(filters, self._layers.lifecycle)
         with self._layers.vault.read() as ledger:
             cubes = ledger.listing(
                 self._reach,
@@ -273,14 +270,10 @@ class Scope(BoundScope):
         filters: Mapping[str, Any] | None = None,
     ) -> int:
         """Return how many memories there are; see ``list`` for the arguments."""
-        types, states, where = (
-            memory_types(type),
-            (memory_state(state),),
-            header_filters(filters, flush=self._layers.lifecycle.flush),
-        )
+        where = header_filters(filters, self._layers.lifecycle)
+        types, states, now = memory_types(type), (memory_state(state),), self._now()
         with self._layers.vault.read() as session:
-            now, shared = self._now(), include_shared
-            return session.count(self._reach, types=types, states=states, now=now, shared=shared, filters=where)
+            return session.count(self._reach, types=types, states=states, now=now, shared=include_shared, filters=where)
 
     def revision(self) -> str:
         """Return a digest that changes whenever what this scope finds may have changed, as key for a cache."""

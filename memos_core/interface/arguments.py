@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from memos_core.cube import MemoryType, State
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault.header_filters import USE_FIELDS, fields_in
 from memos_core.interface.reader import Reader
+from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.records import MemoryCall
 
 __all__ = ["TypeName", "header_filters", "memory_call", "memory_state", "memory_types"]
@@ -36,11 +37,11 @@ def memory_call(reader: Reader, now: datetime, *, query: str, **fields: Any) -> 
         raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
 
 
-def header_filters(filters: Mapping[str, Any] | None, *, flush: Callable[[], None]) -> dict[str, JsonValue]:
+def header_filters(filters: Mapping[str, Any] | None, lifecycle: MemLifecycle) -> dict[str, JsonValue]:
     """Return filters as JSON values, after writing what is counted where they ask for counts."""
     where = as_json_filters(filters)
     if where and not USE_FIELDS.keys().isdisjoint(fields_in(where)):
-        flush()
+        lifecycle.flush()
     return where
 
 
