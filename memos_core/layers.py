@@ -121,14 +121,13 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
 
     erased = erasing(engines, activations)
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
-    adapters = MemAdapters(vault, governance)
-    queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
+    adapters, queue = MemAdapters(vault, governance), JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     model, policy = partial(model_of, engine), parts.evolution or EvolutionPolicy()
     evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=model)
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
     items = ItemOperator(vault, governance, ids, erased)
     worker = Worker(queue, tasks_of(transforms, engine, [RefreshTask(vault, queue, erased), LearnTask(learning)]))
-    evolves, gather = parts.evolution is not None, gathering(feedback, learning, queue)
+    chores = partial(Chores, vault, lifecycle, worker, evolution, retention, items=items, engine=engine)
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
@@ -163,17 +162,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(
-            vault,
-            lifecycle,
-            worker,
-            evolution,
-            retention,
-            items=items,
-            evolves=evolves,
-            engine=engine,
-            gather=gather,
-        ),
+        chores=chores(evolves=parts.evolution is not None, gather=gathering(feedback, learning, queue)),
         feedback=feedback,
         learning=learning,
         engines=engines,
