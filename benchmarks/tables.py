@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
-READER = ROOT / "memos_core" / "engine" / "reader" / "evaluation.json"
+READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
 PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -41,12 +41,13 @@ def evidence_recall() -> str:
 
 
 def reader() -> str:
-    """What the bundled reader answers exactly."""
-    cases = load(READER)["cases"]
-    return table(
-        ["facts in the notes", "direct", "with small talk", "rivals", "two-hop", "not in the notes"],
-        [[str(count), *(exact(cases, name, count) for name in CASES)] for count in (4, 12, 24, 48)],
-    )
+    """What each bundled reader answers exactly."""
+    rows = []
+    for name, folder in READERS.items():
+        cases = load(ROOT / "memos_core" / "engine" / folder / "evaluation.json")["cases"]
+        rows += [[name, str(count), *(exact(cases, case, count) for case in CASES)] for count in (4, 12, 24, 48)]
+    kinds = ["direct", "with small talk", "rivals", "two-hop", "not in the notes"]
+    return table(["reader", "facts in the notes", *kinds], rows)
 
 
 CASES = (
@@ -196,6 +197,27 @@ NAMES = {
 }
 
 
+def improvement() -> str:
+    """What learning from feedback gains in the last third of each stream."""
+    rows = []
+    for name, kinds in load(RESULTS / "improvement.json")["streams"].items():
+        for kind, label in FEEDBACK.items():
+            figures = kinds[kind]
+            gains = figures["gain by thirds"][-1]
+            shown = [f"{gains[k][0]:+.3f} ({gains[k][1]:+.3f} to {gains[k][2]:+.3f})" for k in GAINS]
+            rows.append([name.removesuffix(".json.gz"), label, *shown, f"{figures['most']:.2f}"])
+    return table(["stream", "feedback", *GAINS, "weights moved by, at most"], rows)
+
+
+GAINS = ("recall@1", "recall@5", "recall@10")
+FEEDBACK = {
+    "learning": "a fifth of the requests wrong",
+    "learning, feedback right": "right",
+    "learning, each memory misread with this chance": "each memory wrong with chance 0.2",
+    "adversary": "all inverted",
+}
+
+
 def lora() -> str:
     """Adapters by plan, against PEFT's."""
     result = load(RESULTS / "lora.json")
@@ -242,6 +264,7 @@ def headlines() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "improvement": improvement,
     "headlines": headlines,
     "recall": recall,
     "lora": lora,
