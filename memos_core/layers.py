@@ -109,8 +109,7 @@ class Parts:
 
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
     """Put the layers together."""
-    ids, engine = UlidFactory(), parts.engine
-    engines = WeakSet([engine] if engine else [])
+    ids, engine, engines = UlidFactory(), parts.engine, WeakSet([parts.engine] if parts.engine else [])
     learning = learning_of(vault, governance, parts)
     feedback = MemFeedback(vault, governance, ids, records=learning.settings.enabled)
     operator = MemOperator(vault, governance, ids, parts.search, parts.ranker, learned=learning.experience)
