@@ -101,11 +101,44 @@ def kv_storage() -> str:
     """Bytes and divergence of each codec, on the bundled reader."""
     rows = load(RESULTS / "kv_storage.json")["rows"]
     return table(
-        ["model", "dtype", "codec", "bytes a token", "smaller by", "mean KL"],
+        ["model", "dtype", "codec", "bytes a token", "smaller by", "mean KL", "same top token", "decoded, MB/s of raw"],
         [
             [row["model"], row["dtype"], row["codec"], f"{row['bytes_per_token']:.0f}", f"{row['ratio_to_raw']:.1f}x",
-             f"{row['kl_mean']:.1e}"]
+             f"{row['kl_mean']:.1e}", f"{row['same_top_token']:.1%}", f"{row['decode_mb_per_second']:.0f}"]
             for row in rows
+        ],
+    )  # fmt: skip
+
+
+def kv_grid() -> str:
+    """Share of the time to the first token that stored KV saves, by context and query."""
+    result = load(RESULTS / "kv_grid_cpu.json")
+    divide = int(result["workload"]["divide"])
+    queries = list(next(iter(result["contexts"].values()))["queries"])
+    rows = []
+    for tokens, figures in result["contexts"].items():
+        cells = [figures["queries"][query] for query in queries]
+        direct = [min(cell["direct_in_one"], cell["direct_in_parts"]) * 1000 for cell in cells]
+        rows.append(
+            [f"{int(tokens) // divide}", f"{figures['build'] * 1000:.0f} ms", f"{figures['load'] * 1000:.1f} ms",
+             *(f"{cell['percent_saved']:.1f} % ({cell['kv'] * 1000:.0f} of {whole:.0f} ms)"
+               for cell, whole in zip(cells, direct, strict=True))]
+        )  # fmt: skip
+    return table(
+        ["context", "KV built in", "loaded in", *(f"saved, query of {int(query) // divide}" for query in queries)], rows
+    )
+
+
+def kv_prefetch() -> str:
+    """The first token after reading ahead, against reading from disk."""
+    result = load(RESULTS / "kv_prefetch.json")
+    ways = ("text", "disk", "ahead")
+    return table(
+        ["codec", "prompt tokens", "everything computed", "KV from disk", "KV read ahead", "sooner by"],
+        [
+            [codec, str(row["prompt_tokens"]), *(f"{row['seconds'][way] * 1000:.0f} ms" for way in ways),
+             f"{row['ahead_against_disk']:.2f}x"]
+            for codec, row in result["codecs"].items()
         ],
     )  # fmt: skip
 
@@ -251,6 +284,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kv_speed": kv_speed,
     "kv_decode": kv_decode,
     "kv_storage": kv_storage,
+    "kv_grid": kv_grid,
+    "kv_prefetch": kv_prefetch,
     "kv_composition": kv_composition,
     "kv_composition_answers": kv_composition_answers,
     "kv_batch": kv_batch,
