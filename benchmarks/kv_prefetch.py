@@ -1,7 +1,7 @@
-"""What reading KV ahead of a prompt saves: the time to the first token from disk, and after ``prefetch``.
+"""What reading KV ahead of a prompt saves: the time to the first token from stored bytes, and after ``prefetch``.
 
-A random model, and a store in a folder. In each repeat one request finds its KV on the disk, and one finds it in
-memory, where ``prefetch`` brought it before. The text of both is compared with that of the whole prompt.
+A random model, and a store that holds its bytes in memory: what a disk takes to read them comes on top. In each repeat
+one request checks and decodes its KV, and one finds it decoded, as ``prefetch`` left it. Both must say the same.
 
     python benchmarks/kv_prefetch.py --threads 1 --clock cpu --out benchmarks/results/kv_prefetch.json
 """
@@ -25,9 +25,9 @@ from memos_core.render import MemoryBlock
 from memos_core.testing.models import DictActivations, tiny_model
 
 SHAPE = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 12,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 8,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "initializer_range": 0.02,
@@ -54,7 +54,7 @@ def request(inject: Inject, block: MemoryBlock, store: DictActivations | None) -
 
 
 def measure(codec: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Return medians of the seconds to one token, from disk and after reading ahead."""
+    """Return medians of the seconds to one token, from stored bytes and after reading ahead."""
     engine = HFEngine.from_model(*tiny_model("llama", seed=options.seed, **SHAPE), kv_codec=codec)
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     block = fact_block(

@@ -130,11 +130,11 @@ def kv_grid() -> str:
 
 
 def kv_prefetch() -> str:
-    """The first token after reading ahead, against reading from disk."""
+    """The first token after reading ahead, against decoding stored bytes."""
     result = load(RESULTS / "kv_prefetch.json")
     ways = ("text", "disk", "ahead")
     return table(
-        ["codec", "prompt tokens", "everything computed", "KV from disk", "KV read ahead", "sooner by"],
+        ["codec", "prompt tokens", "everything computed", "KV from stored bytes", "KV read ahead", "sooner by"],
         [
             [codec, str(row["prompt_tokens"]), *(f"{row['seconds'][way] * 1000:.0f} ms" for way in ways),
              f"{row['ahead_against_disk']:.2f}x"]
