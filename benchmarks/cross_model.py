@@ -6,7 +6,7 @@ is the share of held-out questions answered right with a form that was made agai
 text, both on the second model. Forms that miss their gates on it stay text, and are told so; what they would answer is
 measured all the same, and named ``would``.
 
-    python benchmarks/cross_model.py --other FOLDER_OR_NAME [--adapters]
+    python benchmarks/cross_model.py --both             from each bundled reader to the other, some seven minutes
 """
 
 from __future__ import annotations
@@ -132,7 +132,11 @@ def run(options: argparse.Namespace, save: Callable[[list[dict[str, Any]]], None
     for first, other in pairs[: 2 if options.both else 1]:
         engines = HFEngine.from_pretrained(first), HFEngine.from_pretrained(other)
         for size in options.sizes:
-            row = {"first": shown(engines[0]), "other": shown(engines[1]), **measure(*engines, size, options.adapters)}
+            row = {
+                "first": shown(engines[0]),
+                "other": shown(engines[1]),
+                **measure(*engines, size, size in options.adapters),
+            }
             rows.append(row)
             print(
                 json.dumps({name: row[name] for name in ("first", "other", "facts", "right", "retention")}), flush=True
@@ -151,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="memos-reader", help="name or folder of the first model")
     parser.add_argument("--other", default="memos-reader-neox", help="name or folder of the second model")
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 12], help="facts of a memory, 96 at most")
-    parser.add_argument("--adapters", action="store_true", help="adapters too: some minutes for each size and model")
+    parser.add_argument("--adapters", type=int, nargs="*", default=[4], help="sizes with an adapter too")
     parser.add_argument("--both", action="store_true", help="and from the second model to the first")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "cross_model.json")
     options = parser.parse_args(arguments)

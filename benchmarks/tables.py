@@ -241,19 +241,24 @@ def counted(row: dict[str, Any], name: str, form: str) -> str:
 
 def cross_model() -> str:
     """What another model keeps of a memory whose forms are made again for it."""
-    ways = ("text", "activation", "cartridge", "parametric", "nothing")
     rows = [
-        [
-            row["first"],
-            row["other"],
-            str(row["facts"]),
-            *(counted(row["right"], way, ".2f") or "stays text" for way in ways),
-        ]
+        [row["first"], row["other"], str(row["facts"]), f"{row['right']['text']:.2f}",
+         *(again(row, form) for form in ("activation", "cartridge", "parametric")), f"{row['right']['nothing']:.2f}"]
         for row in load(RESULTS / "cross_model.json")["rows"]
-    ]
+    ]  # fmt: skip
     head = ["made with", "served by", "facts", "text", "KV made again", "cartridge made again", "adapter made again",
             "no memory"]  # fmt: skip
     return table(head, rows)
+
+
+def again(row: dict[str, Any], form: str) -> str:
+    """Returns the share of right answers with a form that was made again, or what became of it."""
+    if form in row["right"]:
+        return f"{row['right'][form]:.2f}"
+    would = row["right"].get(f"{form}, would")
+    if form in row["made_with_the_first"]:
+        return "stays text" if would is None else f"stays text (would: {would:.2f})"
+    return ""
 
 
 def headlines() -> str:
