@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +48,14 @@ class GrantedShelf:
         catalogue: Their passages and words.
         ids: Passages that have a vector, ascending.
         matrix: Their vectors, shape ``[len(ids), dimension]``.
+        digests: Digest of the header of each, by id.
     """
 
     state: GrantedState
     catalogue: CatalogueShelf
     ids: Ids
     matrix: Vectors
+    digests: Mapping[str, str]
 
     def similarities(self, query: Vector) -> Vector:
         """Return the cosine similarity of each passage of ``ids`` to ``query``, which has unit length."""
@@ -161,7 +164,8 @@ def made(connection: Connection, key: tuple[int, str], state: GrantedState, plac
     if place is not None and passages:
         ids, matrix = load_vectors(connection, place, passages)
     order = np.argsort(ids)
-    return GrantedShelf(state, shelf, ids[order], matrix[order])
+    digests = {cube_id: digest for cube_id, _, digest in state}
+    return GrantedShelf(state, shelf, ids[order], matrix[order], digests)
 
 
 def add_words(shelf: CatalogueShelf, connection: Connection, passages: list[int]) -> None:
