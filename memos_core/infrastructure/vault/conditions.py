@@ -43,7 +43,7 @@ CHUNK = 5000
 SUPERSEDED_BY = "superseded_by"
 """The relation from a memory to the one that took its place."""
 
-FILTERS = ("speaker", "session", "ref", "kind", "role", "uri", "language", "tags")
+FILTERS = ("speaker", "session", "ref", "kind", "role", "uri", "language", "tags", "owner")
 
 Condition = ColumnElement[bool]
 Cubes = Table | FromClause
@@ -259,6 +259,9 @@ def field_matches(name: str, value: JsonValue) -> Condition:
     texts = [item for item in values if item is not None]
     if name == "tags":
         return tags_match(texts, none_wanted=None in values)
+    if name == "owner":
+        namespaces = schema.namespaces
+        return schema.cubes.c.namespace_id.in_(select(namespaces.c.id).where(namespaces.c.name.in_(texts)))
     column = schema.cubes.c[name]
     either: list[Condition] = [column.in_(texts)] if texts else []
     if None in values:

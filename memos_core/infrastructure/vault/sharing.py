@@ -30,7 +30,8 @@ def with_granted(vault: MemVault, own: Survey, wanted: SearchFilter, wording: Wo
     with vault.ledger.read() as connection:
         row = None if wording.vector is None else vault._collection(connection, collection)
         place = None if row is None else Place(row.id, 0, row.dimension)
-        shelves = vault.granted.current(connection, wanted.visibility, collection, place)
+        embedder = None if row is None else str(row.embedder)
+        shelves = vault.granted.current(connection, wanted.visibility, collection, vectors=place, embedder=embedder)
         parts = [part_of(connection, shelf, wanted, wording) for shelf in shelves]
     parts = [part for part in parts if len(part)]
     return joined([own, *parts]) if parts else own
