@@ -197,6 +197,27 @@ NAMES = {
 }
 
 
+def improvement() -> str:
+    """What learning from feedback gains in the last third of each stream."""
+    rows = []
+    for name, kinds in load(RESULTS / "improvement.json")["streams"].items():
+        for kind, label in FEEDBACK.items():
+            figures = kinds[kind]
+            gains = figures["gain by thirds"][-1]
+            shown = [f"{gains[k][0]:+.3f} ({gains[k][1]:+.3f} to {gains[k][2]:+.3f})" for k in GAINS]
+            rows.append([name.removesuffix(".json.gz"), label, *shown, f"{figures['most']:.2f}"])
+    return table(["stream", "feedback", *GAINS, "weights moved by, at most"], rows)
+
+
+GAINS = ("recall@1", "recall@5", "recall@10")
+FEEDBACK = {
+    "learning": "a fifth of the requests wrong",
+    "learning, feedback right": "right",
+    "learning, each memory misread with this chance": "each memory wrong with chance 0.2",
+    "adversary": "all inverted",
+}
+
+
 def lora() -> str:
     """Adapters by plan, against PEFT's."""
     result = load(RESULTS / "lora.json")
@@ -243,6 +264,7 @@ def headlines() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "improvement": improvement,
     "headlines": headlines,
     "recall": recall,
     "lora": lora,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue
 from sqlalchemy import BindParameter, ColumnElement, Row, bindparam, delete, exists, func, insert, or_, select
 
 from memos_core.cube import Grant, MemCube
@@ -21,6 +22,7 @@ from memos_core.infrastructure.vault.conditions import (
     micros,
     moment,
 )
+from memos_core.infrastructure.vault.header_filters import condition_of
 from memos_core.infrastructure.vault.index.granted import granted_state
 from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import Visibility
@@ -146,19 +148,29 @@ def digests_of(session: ReadSession, visibility: Visibility, cube_ids: Sequence[
     return {row.id: row.header_digest for row in rows}
 
 
-def granted_ids(session: ReadSession, visibility: Visibility, *, belonging: str | None = None) -> list[str]:
+def granted_ids(
+    session: ReadSession,
+    visibility: Visibility,
+    *,
+    belonging: str | None = None,
+    filters: Mapping[str, JsonValue] | None = None,
+) -> list[str]:
     """Return the memories that others have granted to the user of a visibility.
 
     Args:
         belonging: Only those of this session.
+        filters: Only what passes them, by what is granted of each.
     """
     c = schema.cubes
     ids = [cube_id for state in granted_state(session.connection, visibility).values() for cube_id, _, _ in state]
-    if belonging is None:
+    if belonging is None and not filters:
         return ids
+    conditions = [condition_of(filters or {}, shared=True)]
+    if belonging is not None:
+        conditions.append(c.c.session == belonging)
     found: list[str] = []
     for part in chunks(ids):
-        found += session.connection.scalars(select(c.c.id).where(c.c.id.in_(part), c.c.session == belonging))
+        found += session.connection.scalars(select(c.c.id).where(c.c.id.in_(part), *conditions))
     return found
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select, true
 
 from memos_core.cube import MemCube, MemoryType, State
@@ -16,6 +17,7 @@ from memos_core.ids import is_ulid
 from memos_core.infrastructure.vault import granting, schema
 from memos_core.infrastructure.vault.conditions import (
     chunks,
+    filtered,
     from_micros,
     live,
     matching,
@@ -164,6 +166,7 @@ class ReadSession:
         belonging: str | None = None,
         newest: bool = False,
         shared: bool = False,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> list[MemCube]:
         """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``.
 
@@ -171,8 +174,9 @@ class ReadSession:
             belonging: Only those of this session.
             newest: In the reverse order.
             shared: Also what others have granted.
+            filters: Only what passes them; see ``MemoryCall.filters``.
         """
-        query = current().where(self._listed(visibility, types, states, now))
+        query = current().where(self._listed(visibility, types, states, now), filtered(filters or {}))
         if after is not None:
             query = query.where(schema.cubes.c.id < after if newest else schema.cubes.c.id > after)
         if belonging is not None:
@@ -181,7 +185,7 @@ class ReadSession:
         rows = self.connection.execute(query.order_by(order).limit(limit))
         cubes = [cube_of(row, now) for row in rows]
         if shared and may_be_shared(types, states):
-            ids = granting.granted_ids(self, visibility, belonging=belonging)
+            ids = granting.granted_ids(self, visibility, belonging=belonging, filters=filters)
             beyond = [each for each in ids if after is None or (each < after if newest else each > after)]
             cubes += self.cubes(visibility, sorted(beyond, reverse=newest)[:limit])
         return sorted(cubes, key=lambda cube: cube.id, reverse=newest)[:limit]
@@ -194,11 +198,14 @@ class ReadSession:
         states: Collection[State] = (State.ACTIVE,),
         now: datetime,
         shared: bool = False,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> int:
         """Return how many cubes ``listing`` would give without a limit."""
-        query = select(func.count()).select_from(schema.cubes)
+        query = select(func.count()).select_from(schema.cubes).where(filtered(filters or {}))
         own = int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
-        return own + len(granting.granted_ids(self, visibility)) if shared and may_be_shared(types, states) else own
+        if not shared or not may_be_shared(types, states):
+            return own
+        return own + len(granting.granted_ids(self, visibility, filters=filters))
 
     def _listed(
         self,

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, select
 
 from memos_core.cube import MemoryType
 from memos_core.infrastructure.vault import schema, searching, surveying
-from memos_core.infrastructure.vault.conditions import chunks, filtered
+from memos_core.infrastructure.vault.conditions import chunks
+from memos_core.infrastructure.vault.header_filters import condition_of
 from memos_core.infrastructure.vault.index import Place
 from memos_core.infrastructure.vault.index.granted import GrantedShelf
 from memos_core.infrastructure.vault.surveying import Mask, Survey, Wording
@@ -59,7 +60,7 @@ def passing(connection: Connection, shelf: GrantedShelf, wanted: SearchFilter) -
     c, held = schema.cubes, shelf.catalogue
     numbers: list[int] = []
     for part in chunks(held.cube_ids):
-        found = connection.scalars(select(c.c.id).where(c.c.id.in_(part), filtered(wanted.filters)))
+        found = connection.scalars(select(c.c.id).where(c.c.id.in_(part), condition_of(wanted.filters, shared=True)))
         numbers += [held.cubes[cube_id] for cube_id in found]
     return np.isin(held.view()["cube"], numbers)
 
