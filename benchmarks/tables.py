@@ -267,6 +267,54 @@ def lora() -> str:
     )  # fmt: skip
 
 
+def pathways() -> str:
+    """What each pathway costs and keeps."""
+    rows = [
+        [row["pathway"], str(row["facts"]), f"{row['cpu_seconds']:.2f}", f"{row['bytes'] / 1024:,.0f}",
+         "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}", kept(row), counted(row, "kl", ".1e"),
+         counted(row, "locality", ".2f"), counted(row, "break_even_reads", ",.0f") or "never",
+         "yes" if row["passed"] else "no"]
+        for row in load(RESULTS / "pathways.json")["rows"]
+        if "recall" in row
+    ]  # fmt: skip
+    head = ["pathway", "facts", "CPU s", "KiB", "peak MiB", "right: text, then", "KL", "locality", "pays after reads",
+            "passes"]  # fmt: skip
+    return table(head, rows)
+
+
+def kept(row: dict[str, Any]) -> str:
+    """Returns the shares of right answers before and after."""
+    return f"{row['recall_before']:.2f}, {row['recall']:.2f}"
+
+
+def counted(row: dict[str, Any], name: str, form: str) -> str:
+    """Returns a figure, if it was measured."""
+    value = row.get(name)
+    return "" if value is None else format(value, form)
+
+
+def cross_model() -> str:
+    """What another model keeps of a memory whose forms are made again for it."""
+    rows = [
+        [row["first"], row["other"], str(row["facts"]), f"{row['right']['text']:.2f}",
+         *(again(row, form) for form in ("activation", "cartridge", "parametric")), f"{row['right']['nothing']:.2f}"]
+        for row in load(RESULTS / "cross_model.json")["rows"]
+    ]  # fmt: skip
+    head = ["made with", "served by", "facts", "text", "KV made again", "cartridge made again", "adapter made again",
+            "no memory"]  # fmt: skip
+    return table(head, rows)
+
+
+def again(row: dict[str, Any], form: str) -> str:
+    """Returns the share of right answers with a form that was made again, or what became of it."""
+    if form in row["right"]:
+        return f"{row['right'][form]:.2f}"
+    would = row["right"].get(f"{form}, would")
+    if form in row["made_with_the_first"]:
+        return "stays text" if would is None else f"stays text (would: {would:.2f})"
+    return ""
+
+
 def headlines() -> str:
     """The figures that the README opens with."""
     rows = []
@@ -312,6 +360,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kv_composition_answers": kv_composition_answers,
     "kv_batch": kv_batch,
     "langchain_agent": langchain_agent,
+    "pathways": pathways,
+    "cross_model": cross_model,
 }
 
 
