@@ -120,6 +120,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
 
     erased = erasing(engines, activations)
+    vault.on_lost = lambda namespace, cube_ids: erased(Principal(namespace), cube_ids)
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
     adapters = MemAdapters(vault, governance)
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)

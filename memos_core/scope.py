@@ -23,7 +23,7 @@ from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput
 from memos_core.events import Event
 from memos_core.ids import checked_cursor
-from memos_core.infrastructure.vault import UsageDelta
+from memos_core.infrastructure.vault import UsageDelta, Visibility
 from memos_core.infrastructure.vault.granting import state_of
 from memos_core.interface.adapters import ScopeAdapters
 from memos_core.interface.arguments import TypeName, memory_state, memory_types
@@ -204,7 +204,7 @@ class Scope(BoundScope):
         """Return a memory by id, in any state; of another user's, what was granted, while it is active."""
         self._layers.lifecycle.flush()
         with self._layers.vault.read() as session:
-            return found(session.cube(self._layers.governance.reach(self._principal), cube_id), cube_id)
+            return found(session.cube(self._reach, cube_id), cube_id)
 
     def resolve(self, ids: Sequence[str], *, max_tokens: int | None = None) -> Resolution:
         """Return the memories that may enter a prompt now, by their own ids or by those of documents of collections.
@@ -226,6 +226,7 @@ class Scope(BoundScope):
         state: State | str = State.ACTIVE,
         session: str | None = None,
         newest: bool = False,
+        include_shared: bool = False,
     ) -> Page:
         """Return memories in the order in which they were stored, ``limit`` at a time.
 
@@ -236,12 +237,13 @@ class Scope(BoundScope):
             state: ``active`` (default), ``archived`` or ``expired``.
             session: Only what belongs to this session.
             newest: Begin with what was stored last, and go back.
+            include_shared: Also what other users have granted to this one.
         """
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
         with self._layers.vault.read() as ledger:
             cubes = ledger.listing(
-                self._visibility,
+                self._reach,
                 limit=limit + 1,
                 after=checked_cursor(cursor),
                 types=memory_types(type),
@@ -249,16 +251,18 @@ class Scope(BoundScope):
                 now=self._now(),
                 belonging=session,
                 newest=newest,
+                shared=include_shared,
             )
         more = len(cubes) > limit
         return Page(tuple(cubes[:limit]), cubes[limit - 1].id if more else None)
 
-    def count(self, *, type: TypeName = "plaintext", state: State | str = State.ACTIVE) -> int:
+    def count(
+        self, *, type: TypeName = "plaintext", state: State | str = State.ACTIVE, include_shared: bool = False
+    ) -> int:
         """Return how many memories there are; see ``list`` for the arguments."""
+        kinds, states, now = memory_types(type), (memory_state(state),), self._now()
         with self._layers.vault.read() as session:
-            return session.count(
-                self._visibility, types=memory_types(type), states=(memory_state(state),), now=self._now()
-            )
+            return session.count(self._reach, types=kinds, states=states, now=now, shared=include_shared)
 
     def revision(self) -> str:
         """Return a short text that changes whenever what this scope finds may have changed, as key for a cache.
@@ -271,7 +275,7 @@ class Scope(BoundScope):
             change = session.newest_change(self._principal.namespace)
             # What expires, or begins or ceases to hold, does so without a change.
             passed = session.moments_passed(self._principal.namespace, self._now())
-            granted = state_of(session, self._layers.governance.reach(self._principal))
+            granted = state_of(session, self._reach)
         state = (space.salt if space else b"", self.agent, self.session, change, passed, granted)
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
@@ -419,8 +423,8 @@ class Scope(BoundScope):
     # Small things
 
     @property
-    def _visibility(self) -> Any:
-        return self._layers.governance.visibility(self._principal)
+    def _reach(self) -> Visibility:
+        return self._layers.governance.reach(self._principal)
 
     @property
     def _count_tokens(self) -> Callable[[str], int]:

@@ -24,7 +24,7 @@ try:
         LLMMetadata,
         MessageRole,
     )
-    from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr
     from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
     from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
     from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -117,6 +117,8 @@ class MemosLLM(FunctionCallingLLM):
         ```
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     model: str | None = Field(default=None, description="Folder, hub id or name of the model.")
     engine: Engine | None = Field(default=None, exclude=True, repr=False, description="The engine to ask.")
     memory: Scope | MemOS | None = Field(default=None, exclude=True, repr=False, description="Whose memory enters.")
@@ -154,7 +156,8 @@ class MemosLLM(FunctionCallingLLM):
         # Called on the event loop at the start of every call: nothing may be loaded for it.
         return {
             "class_name": self.class_name(),
-            "model": self.model,
+            "model": self._binding.named_model,
+            "model_name": self._binding.named_model,
             **{name: getattr(self, name) for name in DEFAULTS},
         }
 

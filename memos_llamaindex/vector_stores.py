@@ -265,6 +265,8 @@ class MemosVectorStore(BasePydanticVectorStore):
 
 def asked(query: VectorStoreQuery, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return which search of a collection answers ``query``, ``query`` or ``mmr``, and its arguments."""
+    if not isinstance(query, VectorStoreQuery):
+        raise InvalidInput(f"a query is a VectorStoreQuery, not a {type(query).__name__}; an index takes a text")
     where = joined(as_where(query.filters), None if query.doc_ids is None else of_documents(query.doc_ids))
     # An index without nodes of its own (``from_vector_store``) passes no node ids where it means no restriction.
     common: dict[str, Any] = {"where": where, "ids": query.node_ids or None, "k": query.similarity_top_k}
@@ -305,7 +307,17 @@ def accepts(where: Where | None, document: Document) -> bool:
 
 
 def as_document(node: BaseNode) -> Document:
-    """Return a node in the core's words: its text apart, and whatever else it holds in the metadata."""
+    """Return a node in the core's words: its text apart, and whatever else it holds in the metadata.
+
+    Raises:
+        InvalidInput: It is no node, or has no embedding.
+    """
+    if not isinstance(node, BaseNode):
+        raise InvalidInput(f"a node is a BaseNode such as TextNode, not a {type(node).__name__}")
+    if node.embedding is None:
+        raise InvalidInput(
+            f"node {node.node_id!r} has no embedding: insert it into a VectorStoreIndex, or embed it first"
+        )
     metadata = node_to_metadata_dict(node, remove_text=True)
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     return Document(text, id=node.node_id, metadata=metadata, vector=node.get_embedding())

@@ -130,7 +130,6 @@ def test_who_reads_cannot_change_or_grant_on(ada: Scope, bob: Scope, memos: MemO
         lambda: bob.archive(cat),
         lambda: bob.freeze(cat),
         lambda: bob.history(cat),
-        lambda: bob.lineage(cat),
         lambda: bob.grant("carol", cube_id=cat),
         lambda: bob.revoke("carol", cube_id=cat),
         lambda: bob.grants(cube_id=cat),

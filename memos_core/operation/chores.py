@@ -12,7 +12,7 @@ from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.items import ItemOperator
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.refresh import queue_refreshes
-from memos_core.operation.remaking import queue_remakes
+from memos_core.operation.remaking import Remaker
 from memos_core.operation.retention import MemRetention
 from memos_core.operation.worker import Worker
 
@@ -60,7 +60,7 @@ class Chores:
         self.items = items
         self.gather = gather
         self.evolves = evolves
-        self.engine = engine
+        self.remaker = None if engine is None else Remaker(vault, worker.queue, engine)
         self._done: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
@@ -81,8 +81,8 @@ class Chores:
         self.lifecycle.flush()
         self.gather()
         queue_refreshes(self.vault, self.worker.queue)
-        if self.engine is not None and self._is_time("remake", REMAKE_SECONDS):
-            queue_remakes(self.vault, self.worker.queue, self.engine)
+        if self.remaker is not None and self._is_time("remake", REMAKE_SECONDS):
+            self.remaker.queue_all()
         if stop is None or self._is_time("sweep", SWEEP_SECONDS):
             self.items.sweep_all()
         policy = self.retention.policy

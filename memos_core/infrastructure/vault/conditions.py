@@ -28,6 +28,7 @@ __all__ = [
     "micros",
     "moment",
     "of_collection",
+    "owned",
     "standing",
     "superseded",
     "usable",
@@ -75,20 +76,28 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def visible(visibility: Visibility, *, by_id: bool = False) -> Condition:
-    """Return the condition that a cube may be seen: it is within reach, and so is everything that it was made from.
+    """Return the condition that a cube may be seen.
 
     Args:
         by_id: The query finds cubes by their ids, so the database must not walk the whole namespace instead.
     """
+    own = owned(visibility, by_id=by_id)
+    return own if visibility.granted_at is None else or_(own, granted(visibility))
+
+
+def owned(visibility: Visibility, *, by_id: bool = False) -> Condition:
+    """Return the condition that a cube is within reach, and so is everything that it was made from.
+
+    Args:
+        by_id: As for ``visible``.
+    """
     own = within_reach(visibility, by_id=by_id)
-    if visibility.granted_at is not None:
-        plain = schema.cubes.c.type == str(MemoryType.PLAINTEXT)  # no text is made from what others own
-        sound = not_(rests_on_hidden(visibility))
-        unbound = visibility.agent is None and visibility.session is None
-        return or_(and_(own, or_(plain, sound) if unbound else sound), granted(visibility))
-    if visibility.agent is None and visibility.session is None:
+    unbound = visibility.agent is None and visibility.session is None
+    if unbound and visibility.granted_at is None:
         return own
-    return and_(own, not_(rests_on_hidden(visibility)))
+    sound = not_(rests_on_hidden(visibility))
+    plain = schema.cubes.c.type == str(MemoryType.PLAINTEXT)  # no text is made from what others own
+    return and_(own, or_(plain, sound) if unbound else sound)
 
 
 def rests_on_hidden(visibility: Visibility) -> Condition:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, exists, func, not_, or_, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select, text
 
 from memos_core.cube import State
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, live
+from memos_core.infrastructure.vault.conditions import chunks, granted_to, live, micros
 from memos_core.principal import Principal
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
 
-__all__ = ["fallen", "foreign_forms", "models", "sources_among"]
+__all__ = ["fallen", "foreign_forms", "foreign_mark", "models", "sources_among"]
 
 TENSORS = text("cubes.type <> 'plaintext'")
 """Written as in the partial index ``cubes_of_tensors``: with a bound value it would not be used."""
@@ -28,8 +28,9 @@ def fallen(
 ) -> list[tuple[Principal, str]]:
     """Return the KV caches and adapters that have lost a source, oldest first, each with whom it was made for.
 
-    A source is lost when it was edited, is out of use, has expired, is gone, or is bound to an agent or session that
-    the cube is not bound to. What something else was made from in turn is left out: it would take that along.
+    A source is lost when it was edited, is out of use, has expired, is gone, is bound to an agent or session that the
+    cube is not bound to, or belongs to another user who no longer grants it. What something else was made from in turn
+    is left out: it would take that along.
 
     Args:
         cube_id: Ask of this one only.
@@ -41,13 +42,29 @@ def fallen(
 
 
 def foreign_forms(
-    session: ReadSession, now: datetime, fingerprints: Sequence[str], *, limit: int = 1000
+    session: ReadSession, now: datetime, fingerprints: Sequence[str], *, after: str = "", limit: int = 1000
 ) -> list[tuple[Principal, str]]:
-    """Return the forms in use, with sources that all stand, that were made under none of these fingerprints."""
+    """Return the forms in use, with sources that all stand, that were made under none of these fingerprints.
+
+    Args:
+        after: Begin behind the cube of this id.
+    """
+    return forms(session, [*foreign(now, fingerprints), schema.cubes.c.id > after], limit)
+
+
+def foreign_mark(session: ReadSession, now: datetime, fingerprints: Sequence[str]) -> tuple[int, str | None]:
+    """Return how many such forms there are, and the newest one."""
+    c = schema.cubes
+    query = select(func.count(), func.max(c.c.id)).where(TENSORS, *foreign(now, fingerprints))
+    count, newest = session.connection.execute(query).one()
+    return int(count), newest
+
+
+def foreign(now: datetime, fingerprints: Sequence[str]) -> list[ColumnElement[bool]]:
     c, made = schema.cubes, schema.lineage
     has_sources = exists().where(made.c.cube_id == c.c.id)
     other = c.c.fingerprint.not_in(list(fingerprints))
-    return forms(session, [live(now), other, has_sources, not_(has_lost_a_source(now))], limit)
+    return [live(now), other, has_sources, not_(has_lost_a_source(now))]
 
 
 def models(session: ReadSession) -> set[str]:
@@ -62,14 +79,22 @@ def models(session: ReadSession) -> set[str]:
 def has_lost_a_source(now: datetime) -> ColumnElement[bool]:
     """Return the condition that a derived cube has lost a source; see ``fallen``."""
     c, made = schema.cubes, schema.lineage
-    source = c.alias("source")
-    stands = exists().where(
-        source.c.id == made.c.source_id,
-        source.c.version == made.c.source_version,
+    source, n = c.alias("source"), schema.namespaces
+    user = select(n.c.name).where(n.c.id == c.c.namespace_id).correlate(c).scalar_subquery()
+    own = and_(
         source.c.namespace_id == c.c.namespace_id,
-        live(now, source),
         within(source.c.agent, c.c.agent),
         within(source.c.session, c.c.session),
+    )
+    stands = (
+        exists()
+        .where(
+            source.c.id == made.c.source_id,
+            source.c.version == made.c.source_version,
+            live(now, source),
+            or_(own, granted_to(user, micros(now), source)),
+        )
+        .correlate(c, made)
     )
     return exists().where(made.c.cube_id == c.c.id, not_(stands))
 

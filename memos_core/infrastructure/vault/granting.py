@@ -6,20 +6,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Row, bindparam, delete, exists, func, insert, or_, select
 
 from memos_core.cube import Grant, MemCube
 from memos_core.grants import GrantRecord
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks, from_micros, granted, in_force, micros, moment
 from memos_core.infrastructure.vault.index.granted import granted_state
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import Visibility
 
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
     from memos_core.infrastructure.vault.writing import WriteSession
 
-__all__ = ["Given", "give", "given", "grants_of", "received", "state_of", "take_back", "with_grants"]
+__all__ = [
+    "Given",
+    "give",
+    "given",
+    "granted_ids",
+    "grants_of",
+    "has_received",
+    "received",
+    "state_of",
+    "take_back",
+    "with_grants",
+]
+
+
+RECEIVED = Prepared(select(exists().where(schema.grants.c.grantee == bindparam("user"))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,27 @@ def received(session: ReadSession, visibility: Visibility) -> list[Given]:
     serves = select(c.c.id).where(c.c.id == g.c.cube_id, granted(visibility)).exists()
     either = or_(g.c.cube_id.is_(None), serves)
     return listed(session, g.c.grantee == visibility.namespace, in_force(micros(session.now)), either)
+
+
+def has_received(session: ReadSession, user: str) -> bool:
+    """Tell whether anything is granted to a user, whether or not it can be read now."""
+    return bool(RECEIVED.first(session.connection, user=user)[0])
+
+
+def granted_ids(session: ReadSession, visibility: Visibility, *, belonging: str | None = None) -> list[str]:
+    """Return the memories that others have granted to the user of a visibility.
+
+    Args:
+        belonging: Only those of this session.
+    """
+    c = schema.cubes
+    ids = [cube_id for state in granted_state(session.connection, visibility).values() for cube_id, _, _ in state]
+    if belonging is None:
+        return ids
+    found: list[str] = []
+    for part in chunks(ids):
+        found += session.connection.scalars(select(c.c.id).where(c.c.id.in_(part), c.c.session == belonging))
+    return found
 
 
 def state_of(session: ReadSession, visibility: Visibility) -> tuple[object, ...]:

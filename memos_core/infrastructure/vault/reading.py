@@ -9,11 +9,11 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select, true
 
 from memos_core.cube import MemCube, MemoryType, State
 from memos_core.ids import is_ulid
-from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault import granting, schema
 from memos_core.infrastructure.vault.conditions import (
     chunks,
     from_micros,
@@ -21,6 +21,7 @@ from memos_core.infrastructure.vault.conditions import (
     matching,
     micros,
     of_collection,
+    owned,
     usable,
     visible,
 )
@@ -153,12 +154,14 @@ class ReadSession:
         now: datetime,
         belonging: str | None = None,
         newest: bool = False,
+        shared: bool = False,
     ) -> list[MemCube]:
         """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``.
 
         Args:
             belonging: Only those of this session.
             newest: In the reverse order.
+            shared: Also what others have granted.
         """
         query = current().where(self._listed(visibility, types, states, now))
         if after is not None:
@@ -167,7 +170,12 @@ class ReadSession:
             query = query.where(schema.cubes.c.session == belonging)
         order = schema.cubes.c.id.desc() if newest else schema.cubes.c.id
         rows = self.connection.execute(query.order_by(order).limit(limit))
-        return [cube_of(row, now) for row in rows]
+        cubes = [cube_of(row, now) for row in rows]
+        if shared and may_be_shared(types, states):
+            ids = granting.granted_ids(self, visibility, belonging=belonging)
+            beyond = [each for each in ids if after is None or (each < after if newest else each > after)]
+            cubes += self.cubes(visibility, sorted(beyond, reverse=newest)[:limit])
+        return sorted(cubes, key=lambda cube: cube.id, reverse=newest)[:limit]
 
     def count(
         self,
@@ -176,10 +184,12 @@ class ReadSession:
         types: tuple[MemoryType, ...] | None = None,
         states: Collection[State] = (State.ACTIVE,),
         now: datetime,
+        shared: bool = False,
     ) -> int:
         """Return how many cubes ``listing`` would give without a limit."""
         query = select(func.count()).select_from(schema.cubes)
-        return int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
+        own = int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
+        return own + len(granting.granted_ids(self, visibility)) if shared and may_be_shared(types, states) else own
 
     def _listed(
         self,
@@ -195,7 +205,7 @@ class ReadSession:
             either.append(live(now))
         if State.EXPIRED in states:
             either.append(lapsed)
-        conditions = [visible(visibility), of_collection(None), or_(*either)]
+        conditions = [owned(visibility), of_collection(None), or_(*either)]
         if types is not None:  # items belong to no one kind of memory: they are listed where all are
             conditions += [cubes.c.type.in_([str(kind) for kind in types]), cubes.c.item_path.is_(None)]
         return and_(*conditions)
@@ -233,11 +243,11 @@ class ReadSession:
 
     # Lineage
 
-    def derived(self, within: Visibility | str, source_ids: Sequence[str], recursive: bool = True) -> list[str]:
+    def derived(self, within: Visibility | str | None, source_ids: Sequence[str], recursive: bool = True) -> list[str]:
         """Return the cubes made from any of these, and those made from them in turn, in the order of their ids.
 
         Args:
-            within: What may be seen, or the name of a namespace for all of it.
+            within: What may be seen, or the name of a namespace for all of it; None: whoever made it.
         """
         visibility = Visibility(within) if isinstance(within, str) else within
         found: set[str] = set()
@@ -248,12 +258,13 @@ class ReadSession:
             fresh = list(made) if recursive else []
         return sorted(found)
 
-    def _made_from(self, visibility: Visibility, source_ids: Sequence[str]) -> set[str]:
+    def _made_from(self, visibility: Visibility | None, source_ids: Sequence[str]) -> set[str]:
         made: set[str] = set()
         joined = schema.lineage.join(schema.cubes, schema.cubes.c.id == schema.lineage.c.cube_id)
         for part in chunks(source_ids):
             query = select(schema.cubes.c.id).select_from(joined)
-            made.update(self.connection.scalars(query.where(schema.lineage.c.source_id.in_(part), visible(visibility))))
+            seen = true() if visibility is None else visible(visibility)
+            made.update(self.connection.scalars(query.where(schema.lineage.c.source_id.in_(part), seen)))
         return made
 
     def adapters(self, visibility: Visibility, fingerprint: str, now: datetime) -> list[MemCube]:
@@ -371,3 +382,8 @@ class ReadSession:
 def as_seen(cube: MemCube, visibility: Visibility) -> MemCube:
     """Return what a visibility may see of a cube that it may see: of another user's, no more than was granted."""
     return cube if cube.header.governance.namespace == visibility.namespace else cube.as_shared()
+
+
+def may_be_shared(types: Collection[MemoryType] | None, states: Collection[State]) -> bool:
+    """Tell whether a listing holds what can be granted: text in use."""
+    return State.ACTIVE in states and (types is None or MemoryType.PLAINTEXT in types)

@@ -42,6 +42,9 @@ IndexChoice = Literal["auto", "exact", "chroma"]
 
 COLLECTION = Prepared(select(schema.collections).where(schema.collections.c.name == bindparam("name")))
 
+LostHook = Callable[[str, Sequence[str]], None]
+"""Is told the name of a namespace, and which derived cubes of it went because another user erased their source."""
+
 EXACT_UP_TO = 50_000
 """Vectors of a namespace that are searched exactly under ``index="auto"``."""
 
@@ -74,6 +77,7 @@ class MemVault:
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
         self.index_choice = index
+        self.on_lost: LostHook = ignore_lost
         self.erase: Callable[[], object] | None = None
         """Set on a vault that is to be erased when it is closed."""
 
@@ -130,6 +134,8 @@ class MemVault:
             session.flush()
         for tell in session.afterwards:
             tell()
+        for namespace, cube_ids in session.lost.items():
+            self.on_lost(namespace, cube_ids)
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
@@ -387,3 +393,7 @@ class MemVault:
     def emit(self, name: str, **detail: JsonValue) -> None:
         """Tell the observer of something that concerns the vault as a whole."""
         self.on_event(Event(name, self.clock.now(), detail=detail))
+
+
+def ignore_lost(namespace: str, cube_ids: Sequence[str]) -> None:
+    """No engine holds anything."""

@@ -27,6 +27,7 @@ from memos_core.infrastructure.vault.index.catalogue import (
     described,
     standing_order,
 )
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import Visibility
 
 __all__ = ["GrantedIndex", "GrantedShelf", "granted_state"]
@@ -126,16 +127,16 @@ def state_query() -> Select[Any]:
     return select(found).order_by(found.c.namespace_id, found.c.id)
 
 
-STATE = state_query()
+STATE = Prepared(state_query())
 
 
 def granted_state(connection: Connection, visibility: Visibility) -> dict[int, GrantedState]:
     """Return the state of what is granted to the user of a visibility, by the id of its namespace."""
     if visibility.granted_at is None:
         return {}
-    values = {"grantee": visibility.namespace, "now": micros(visibility.granted_at)}
+    rows = STATE.all(connection, grantee=visibility.namespace, now=micros(visibility.granted_at))
     by_owner: defaultdict[int, list[tuple[str, int, str]]] = defaultdict(list)
-    for namespace_id, cube_id, version, digest in connection.execute(STATE, values):
+    for namespace_id, cube_id, version, digest in rows:
         by_owner[namespace_id].append((cube_id, version, digest))
     return {namespace_id: tuple(state) for namespace_id, state in by_owner.items()}
 
