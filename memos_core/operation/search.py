@@ -162,7 +162,7 @@ class MemSearch:
         situation = tuple(look.situation.tolist())
         while part := {one.cube_id: one.row for one in islice(candidates, wanted)}:
             with self.vault.read() as session:
-                cubes = session.cubes_since(look.conditions, list(part), look.survey.revision)
+                cubes = session.cubes_since(look.conditions, list(part), look.survey.revision, look.survey.shared)
             for cube in cubes:
                 wanted -= 1
                 row = part[cube.id]

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, overload
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, func, not_, or_, select
 
 from memos_core.cube import MemoryType, Sensitivity, State
-from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.header_filters import HIDDEN, condition_of, fields_in
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
 __all__ = [
@@ -42,8 +42,6 @@ CHUNK = 5000
 
 SUPERSEDED_BY = "superseded_by"
 """The relation from a memory to the one that took its place."""
-
-FILTERS = ("speaker", "session", "ref", "kind", "role", "uri", "language", "tags")
 
 Condition = ColumnElement[bool]
 Cubes = Table | FromClause
@@ -197,7 +195,7 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
         by_id: As for ``visible``.
 
     Raises:
-        InvalidInput: A filter is unknown or holds something other than texts.
+        InvalidInput: A filter is unknown, or its value is of the wrong kind.
     """
     cubes = schema.cubes
     holds_at = micros(wanted.as_of or wanted.now)
@@ -226,12 +224,21 @@ def is_memory(cubes: Any = schema.cubes) -> Condition:
 
 def standing(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     """Return the part of ``matching`` that does not change with time: who may see a cube, and the filters."""
-    return and_(visible(wanted.visibility, by_id=by_id), filtered(wanted.filters))
+    return and_(visible(wanted.visibility, by_id=by_id), filtered(wanted.filters, wanted.visibility))
 
 
-def filtered(filters: Mapping[str, JsonValue]) -> Condition:
-    """Return the condition that a cube passes the filters; see ``MemoryCall.filters``."""
-    return and_(true(), *(field_matches(name, value) for name, value in filters.items()))
+def filtered(filters: Mapping[str, JsonValue], visibility: Visibility | None = None) -> Condition:
+    """Return the condition that a cube passes the filters; see ``MemoryCall.filters``.
+
+    Args:
+        visibility: Where it may find what others have granted: of that, only what a grantee sees counts.
+    """
+    condition = condition_of(filters)
+    if visibility is None or visibility.granted_at is None or HIDDEN.isdisjoint(fields_in(filters)):
+        return condition
+    namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
+    own = schema.cubes.c.namespace_id == namespace.scalar_subquery()
+    return or_(and_(own, condition), and_(not_(own), condition_of(filters, shared=True)))
 
 
 def superseded() -> Condition:
@@ -248,28 +255,3 @@ def of_collection(name: str | None) -> Condition:
 
 def of_types(types: Sequence[MemoryType]) -> Condition:
     return schema.cubes.c.type.in_([str(kind) for kind in types])
-
-
-def field_matches(name: str, value: JsonValue) -> Condition:
-    if name not in FILTERS:
-        raise InvalidInput(f"unknown filter {name!r}; known are {', '.join(FILTERS)}")
-    values = value if isinstance(value, list) else [value]
-    if not all(item is None or isinstance(item, str) for item in values):
-        raise InvalidInput(f"filter {name!r} takes a text or a list of texts, not {value!r}")
-    texts = [item for item in values if item is not None]
-    if name == "tags":
-        return tags_match(texts, none_wanted=None in values)
-    column = schema.cubes.c[name]
-    either: list[Condition] = [column.in_(texts)] if texts else []
-    if None in values:
-        either.append(column.is_(None))
-    return or_(*either) if either else false()
-
-
-def tags_match(texts: Sequence[Any], *, none_wanted: bool) -> Condition:
-    tags = schema.tags
-    own = tags.c.cube_id == schema.cubes.c.id
-    either: list[Condition] = [exists().where(own, tags.c.tag.in_(texts))] if texts else []
-    if none_wanted:
-        either.append(~exists().where(own))
-    return or_(*either) if either else false()

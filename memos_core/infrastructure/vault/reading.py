@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select, true
 
 from memos_core.cube import MemCube, MemoryType, State
@@ -16,6 +17,7 @@ from memos_core.ids import is_ulid
 from memos_core.infrastructure.vault import granting, schema
 from memos_core.infrastructure.vault.conditions import (
     chunks,
+    filtered,
     from_micros,
     live,
     matching,
@@ -131,17 +133,26 @@ class ReadSession:
             found.update((row.id, as_seen(cube_of(row, self.now), visibility)) for row in rows)
         return [found[cube_id] for cube_id in dict.fromkeys(cube_ids) if cube_id in found]
 
-    def cubes_since(self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int) -> Iterator[MemCube]:
+    def cubes_since(
+        self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int, shared: Sequence[Mapping[str, str]] = ()
+    ) -> Iterator[MemCube]:
         """Return what ``cubes`` does, of cubes that passed when the namespace was at ``revision``.
 
         If nothing has changed since, they still pass, and the ledger need not be asked for the reasons again. They are
         read at once and made into cubes as they are taken, also after this session has ended.
+
+        Args:
+            shared: Digests of the headers, by id, of what others had granted then: these rights are asked for again.
         """
         if not 0 < len(cube_ids) <= FEW or self.newest_change(wanted.visibility.namespace) != revision:
             return iter(self.cubes(wanted, cube_ids))
+        foreign = {cube_id: held[cube_id] for cube_id in cube_ids for held in shared if cube_id in held}
+        if foreign and granting.digests_of(self, wanted.visibility, list(foreign)) != foreign:
+            return iter(self.cubes(wanted, cube_ids))
         named = {f"id{number}": cube_id for number, cube_id in enumerate(cube_ids)}
         rows = {row.id: row for row in by_ids(len(cube_ids)).all(self.connection, **named)}
-        return (cube_of(rows[cube_id], self.now) for cube_id in cube_ids if cube_id in rows)
+        seen, now = wanted.visibility, self.now
+        return (as_seen(cube_of(rows[cube_id], now), seen) for cube_id in cube_ids if cube_id in rows)
 
     def listing(
         self,
@@ -155,6 +166,7 @@ class ReadSession:
         belonging: str | None = None,
         newest: bool = False,
         shared: bool = False,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> list[MemCube]:
         """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``.
 
@@ -162,8 +174,9 @@ class ReadSession:
             belonging: Only those of this session.
             newest: In the reverse order.
             shared: Also what others have granted.
+            filters: Only what passes them; see ``MemoryCall.filters``.
         """
-        query = current().where(self._listed(visibility, types, states, now))
+        query = current().where(self._listed(visibility, types, states, now), filtered(filters or {}))
         if after is not None:
             query = query.where(schema.cubes.c.id < after if newest else schema.cubes.c.id > after)
         if belonging is not None:
@@ -172,7 +185,7 @@ class ReadSession:
         rows = self.connection.execute(query.order_by(order).limit(limit))
         cubes = [cube_of(row, now) for row in rows]
         if shared and may_be_shared(types, states):
-            ids = granting.granted_ids(self, visibility, belonging=belonging)
+            ids = granting.granted_ids(self, visibility, belonging=belonging, filters=filters)
             beyond = [each for each in ids if after is None or (each < after if newest else each > after)]
             cubes += self.cubes(visibility, sorted(beyond, reverse=newest)[:limit])
         return sorted(cubes, key=lambda cube: cube.id, reverse=newest)[:limit]
@@ -185,11 +198,14 @@ class ReadSession:
         states: Collection[State] = (State.ACTIVE,),
         now: datetime,
         shared: bool = False,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> int:
         """Return how many cubes ``listing`` would give without a limit."""
-        query = select(func.count()).select_from(schema.cubes)
+        query = select(func.count()).select_from(schema.cubes).where(filtered(filters or {}))
         own = int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
-        return own + len(granting.granted_ids(self, visibility)) if shared and may_be_shared(types, states) else own
+        if not shared or not may_be_shared(types, states):
+            return own
+        return own + len(granting.granted_ids(self, visibility, filters=filters))
 
     def _listed(
         self,
