@@ -13,9 +13,12 @@ import pytest
 from agent_parts import said, scripted
 from langchain.agents import create_agent
 from llama_index.core.llms import ChatMessage
+from sqlalchemy import insert
 from test_cli import Invoke, added, document, error, invoke  # noqa: F401  (a fixture)
 
 from memos_core import MemOS, Scope
+from memos_core.errors import VaultDamaged
+from memos_core.infrastructure.vault import schema
 from memos_core.testing import HashEmbedder
 from memos_langchain import MemosMiddleware
 from memos_langchain import MemosRetriever as LangChainRetriever
@@ -130,6 +133,11 @@ def test_a_revocation_survives_an_edit_that_began_before_it(memos: MemOS, ada: S
     assert ada.get(cat).header.governance.grants == ()
     assert bob.search(QUESTION) == []
     memos.verify()
+    with memos._layers.vault.ledger.write() as connection:
+        row = {"namespace_id": 1, "cube_id": cat, "grantee": "eve", "right": "read", "author": "eve", "created": 0}
+        connection.execute(insert(schema.grants), row)
+    with pytest.raises(VaultDamaged, match="grants is not what its header says"):
+        memos.verify()
 
 
 def test_forgetting_leaves_no_trace_of_the_owner_with_the_reader(memos: MemOS, ada: Scope, bob: Scope) -> None:

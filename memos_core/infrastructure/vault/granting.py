@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, Row, bindparam, delete, exists, func, insert, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Row, bindparam, delete, exists, func, insert, or_, select
 
 from memos_core.cube import Grant, MemCube
 from memos_core.grants import GrantRecord
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, from_micros, granted, in_force, micros, moment
+from memos_core.infrastructure.vault.conditions import (
+    chunks,
+    from_micros,
+    granted,
+    granted_to,
+    in_force,
+    micros,
+    moment,
+)
 from memos_core.infrastructure.vault.header_filters import condition_of
 from memos_core.infrastructure.vault.index.granted import granted_state
 from memos_core.infrastructure.vault.prepared import Prepared
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Given",
+    "digests_of",
     "give",
     "given",
     "granted_ids",
@@ -118,6 +128,24 @@ def received(session: ReadSession, visibility: Visibility) -> list[Given]:
 def has_received(session: ReadSession, user: str) -> bool:
     """Tell whether anything is granted to a user, whether or not it can be read now."""
     return bool(RECEIVED.first(session.connection, user=user)[0])
+
+
+@lru_cache(maxsize=128)
+def still_granted(count: int) -> Prepared:
+    """Return the query for those of ``count`` cubes, ``id0`` and so on, that ``user`` may read at ``now``."""
+    c = schema.cubes
+    user: BindParameter[str] = bindparam("user")
+    now: BindParameter[int] = bindparam("now")
+    ids: list[BindParameter[str]] = [bindparam(f"id{number}") for number in range(count)]
+    return Prepared(select(c.c.id, c.c.header_digest).where(c.c.id.in_(ids), granted_to(user, now)))
+
+
+def digests_of(session: ReadSession, visibility: Visibility, cube_ids: Sequence[str]) -> dict[str, str]:
+    """Return the digest of the header of those of a few cubes that are granted to the user of a visibility."""
+    named = {f"id{number}": cube_id for number, cube_id in enumerate(cube_ids)}
+    now = micros(visibility.granted_at)
+    rows = still_granted(len(cube_ids)).all(session.connection, user=visibility.namespace, now=now, **named)
+    return {row.id: row.header_digest for row in rows}
 
 
 def granted_ids(

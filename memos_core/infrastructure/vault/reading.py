@@ -133,17 +133,26 @@ class ReadSession:
             found.update((row.id, as_seen(cube_of(row, self.now), visibility)) for row in rows)
         return [found[cube_id] for cube_id in dict.fromkeys(cube_ids) if cube_id in found]
 
-    def cubes_since(self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int) -> Iterator[MemCube]:
+    def cubes_since(
+        self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int, shared: Sequence[Mapping[str, str]] = ()
+    ) -> Iterator[MemCube]:
         """Return what ``cubes`` does, of cubes that passed when the namespace was at ``revision``.
 
         If nothing has changed since, they still pass, and the ledger need not be asked for the reasons again. They are
         read at once and made into cubes as they are taken, also after this session has ended.
+
+        Args:
+            shared: Digests of the headers, by id, of what others had granted then: these rights are asked for again.
         """
         if not 0 < len(cube_ids) <= FEW or self.newest_change(wanted.visibility.namespace) != revision:
             return iter(self.cubes(wanted, cube_ids))
+        foreign = {cube_id: held[cube_id] for cube_id in cube_ids for held in shared if cube_id in held}
+        if foreign and granting.digests_of(self, wanted.visibility, list(foreign)) != foreign:
+            return iter(self.cubes(wanted, cube_ids))
         named = {f"id{number}": cube_id for number, cube_id in enumerate(cube_ids)}
         rows = {row.id: row for row in by_ids(len(cube_ids)).all(self.connection, **named)}
-        return (cube_of(rows[cube_id], self.now) for cube_id in cube_ids if cube_id in rows)
+        seen, now = wanted.visibility, self.now
+        return (as_seen(cube_of(rows[cube_id], now), seen) for cube_id in cube_ids if cube_id in rows)
 
     def listing(
         self,

@@ -15,7 +15,7 @@ from memos_core.cube import MemCube
 from memos_core.errors import BlobDamaged, VaultDamaged, VaultError
 from memos_core.infrastructure.vault import schema, sqlite
 from memos_core.infrastructure.vault.blobs import BlobStore
-from memos_core.infrastructure.vault.conditions import from_micros
+from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import checksum, cube_of, cube_row, current, terms_crc, version_row
 from memos_core.infrastructure.vault.values import VaultReport
@@ -99,6 +99,10 @@ def columns(connection: Connection, cube: MemCube) -> list[str]:
             {(link.target, link.relation) for link in descriptive.links},
         ),
         ((schema.lineage.c.source_id, schema.lineage.c.source_version), set(descriptive.lineage.sources)),
+        (
+            (schema.grants.c.grantee, schema.grants.c.right, schema.grants.c.until),
+            {(grant.grantee, grant.right, micros(grant.until)) for grant in cube.header.governance.grants},
+        ),
     )
     for own, expected in relations:
         table = own[0].table
