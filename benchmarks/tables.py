@@ -227,7 +227,24 @@ NAMES = {
     "chroma": "Chroma",
     "langchain ensemble": "LangChain EnsembleRetriever",
     "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
+    "llamaindex index": "LlamaIndex VectorStoreIndex",
+    "langgraph InMemoryStore": "LangGraph InMemoryStore",
 }
+
+
+def latency() -> str:
+    """Time of a search while memories arrive, beside other libraries."""
+    rows = [
+        [
+            f"{row['memories']:,}",
+            NAMES.get(row["system"], row["system"]),
+            *(f"{row[f'search_p{part}_cpu_ms']:.2f} ms" for part in (50, 95)),
+            f"{row['first_search_p50_cpu_ms']:.2f} ms",
+            f"{row['grown_rss_mb']} MB",
+        ]
+        for row in load(RESULTS / "latency.json")["figures"]
+    ]
+    return table(["memories", "system", "search, median", "95th percentile", "first search", "memory"], rows)
 
 
 def improvement() -> str:
@@ -389,6 +406,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "request_time": request_time,
     "headlines": headlines,
     "recall": recall,
+    "latency": latency,
     "lora": lora,
     "evidence_recall": evidence_recall,
     "reader": reader,
