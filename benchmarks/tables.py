@@ -101,11 +101,44 @@ def kv_storage() -> str:
     """Bytes and divergence of each codec, on the bundled reader."""
     rows = load(RESULTS / "kv_storage.json")["rows"]
     return table(
-        ["model", "dtype", "codec", "bytes a token", "smaller by", "mean KL"],
+        ["model", "dtype", "codec", "bytes a token", "smaller by", "mean KL", "same top token", "decoded, MB/s of raw"],
         [
             [row["model"], row["dtype"], row["codec"], f"{row['bytes_per_token']:.0f}", f"{row['ratio_to_raw']:.1f}x",
-             f"{row['kl_mean']:.1e}"]
+             f"{row['kl_mean']:.1e}", f"{row['same_top_token']:.1%}", f"{row['decode_mb_per_second']:.0f}"]
             for row in rows
+        ],
+    )  # fmt: skip
+
+
+def kv_grid() -> str:
+    """Share of the time to the first token that stored KV saves, by context and query."""
+    result = load(RESULTS / "kv_grid_cpu.json")
+    divide = int(result["workload"]["divide"])
+    queries = list(next(iter(result["contexts"].values()))["queries"])
+    rows = []
+    for tokens, figures in result["contexts"].items():
+        cells = [figures["queries"][query] for query in queries]
+        direct = [min(cell["direct_in_one"], cell["direct_in_parts"]) * 1000 for cell in cells]
+        rows.append(
+            [f"{int(tokens) // divide}", f"{figures['build'] * 1000:.0f} ms", f"{figures['load'] * 1000:.1f} ms",
+             *(f"{cell['percent_saved']:.1f} % ({cell['kv'] * 1000:.0f} of {whole:.0f} ms)"
+               for cell, whole in zip(cells, direct, strict=True))]
+        )  # fmt: skip
+    return table(
+        ["context", "KV built in", "loaded in", *(f"saved, query of {int(query) // divide}" for query in queries)], rows
+    )
+
+
+def kv_prefetch() -> str:
+    """The first token after reading ahead, against decoding stored bytes."""
+    result = load(RESULTS / "kv_prefetch.json")
+    ways = ("text", "disk", "ahead")
+    return table(
+        ["codec", "prompt tokens", "everything computed", "KV from stored bytes", "KV read ahead", "sooner by"],
+        [
+            [codec, str(row["prompt_tokens"]), *(f"{row['seconds'][way] * 1000:.0f} ms" for way in ways),
+             f"{row['ahead_against_disk']:.2f}x"]
+            for codec, row in result["codecs"].items()
         ],
     )  # fmt: skip
 
@@ -194,7 +227,24 @@ NAMES = {
     "chroma": "Chroma",
     "langchain ensemble": "LangChain EnsembleRetriever",
     "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
+    "llamaindex index": "LlamaIndex VectorStoreIndex",
+    "langgraph InMemoryStore": "LangGraph InMemoryStore",
 }
+
+
+def latency() -> str:
+    """Time of a search while memories arrive, beside other libraries."""
+    rows = [
+        [
+            f"{row['memories']:,}",
+            NAMES.get(row["system"], row["system"]),
+            *(f"{row[f'search_p{part}_cpu_ms']:.2f} ms" for part in (50, 95)),
+            f"{row['first_search_p50_cpu_ms']:.2f} ms",
+            f"{row['grown_rss_mb']} MB",
+        ]
+        for row in load(RESULTS / "latency.json")["figures"]
+    ]
+    return table(["memories", "system", "search, median", "95th percentile", "first search", "memory"], rows)
 
 
 def improvement() -> str:
@@ -216,6 +266,44 @@ FEEDBACK = {
     "learning, each memory misread with this chance": "each memory wrong with chance 0.2",
     "adversary": "all inverted",
 }
+
+
+def policy_answers() -> str:
+    """What the reader answers under each policy."""
+    policies = load(RESULTS / "policy_answers.json")["policies"]
+    rows = [
+        [
+            name,
+            *(f"{of[key]:.3f}" for key in ("right", "evidence_in_plan", "right_where_evidence_is")),
+            f"{of['memories']:.1f}",
+            f"{of['prompt_tokens']:.0f}",
+            f"{of['cpu_ms']:.0f} ms",
+        ]
+        for name, of in sorted(policies.items(), key=lambda item: -item[1]["right"])
+    ]
+    head = ["policy", "right", "evidence in the plan", "right where it is", "memories", "prompt tokens", "processor"]
+    return table(head, rows)
+
+
+def overhead() -> str:
+    """What a stage costs over direct access."""
+    stages = load(RESULTS / "overhead.json")["stages"]
+    rows = [
+        [name, f"{of['memos_ms']:.2f} ms", f"{of['direct_ms']:.2f} ms", f"{of['ratio']:.1f}x"]
+        for name, of in stages.items()
+    ]
+    return table(["stage", "MemOS", "direct", "ratio"], rows)
+
+
+def request_time() -> str:
+    """Where the time of a request goes."""
+    request = load(RESULTS / "overhead.json")["request"]
+    parts = [name.removeprefix("share of ") for name in request["text"] if name.startswith("share of ")]
+    rows = [
+        [name, *(f"{request[key][name]:.1f} ms ({request[key][f'share of {name}']:.0%})" for key in ("text", "kv"))]
+        for name in parts
+    ]
+    return table(["part", "memory as text", "memory as KV"], rows)
 
 
 def lora() -> str:
@@ -313,14 +401,20 @@ def headlines() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "improvement": improvement,
+    "overhead": overhead,
+    "policy_answers": policy_answers,
+    "request_time": request_time,
     "headlines": headlines,
     "recall": recall,
+    "latency": latency,
     "lora": lora,
     "evidence_recall": evidence_recall,
     "reader": reader,
     "kv_speed": kv_speed,
     "kv_decode": kv_decode,
     "kv_storage": kv_storage,
+    "kv_grid": kv_grid,
+    "kv_prefetch": kv_prefetch,
     "kv_composition": kv_composition,
     "kv_composition_answers": kv_composition_answers,
     "kv_batch": kv_batch,
