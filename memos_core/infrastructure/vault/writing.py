@@ -119,10 +119,9 @@ class WriteSession(ReadSession):
         return self.find_duplicates(namespace, [dedup_key], now).get(dedup_key)
 
     def find_duplicates(self, namespace: str, dedup_keys: Sequence[str], now: datetime) -> dict[str, tuple[str, int]]:
-        """Return id and version of the live cube that holds each of these keys which is held; see ``find_duplicate``.
-
-        Cubes that ``collect`` was given count once they were sent.
-        """
+        """Return id and version of the live cube that holds each of the keys, as ``find_duplicate`` does."""
+        if self._waiting:
+            self._insert_cubes()
         own, found = self._namespace_id(namespace), {}
         for key in dedup_keys:
             row = HOLDER.first(self._raw, namespace_id=own, dedup_key=key)
