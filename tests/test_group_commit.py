@@ -139,12 +139,11 @@ def test_a_kill_loses_nothing_that_any_thread_was_told_of(
 ) -> None:
     command = [sys.executable, "-W", "error", str(WORKER), str(tmp_path / "vault"), "exact", "together"]
     environment = {**os.environ, "PYTHONPATH": str(WORKER.parent.parent)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    told = [process.stdout.readline().strip() for _ in range(60)]
-    process.send_signal(signal.SIGKILL)
-    told += process.stdout.read().split()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline().strip() for _ in range(60)]
+        process.send_signal(signal.SIGKILL)
+        told += process.stdout.read().split()
     vault = open_vault()
     vault.verify()
     with vault.read() as session:
