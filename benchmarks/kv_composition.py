@@ -25,6 +25,7 @@ from memos_core.engine.compose import ComposePolicy, Composer
 from memos_core.engine.generate import build
 from memos_core.engine.kv.calibration import compare, fact_block
 from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.kv.tiers import Place
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
 from memos_core.engine.resolve import KVRules, resolve
 from memos_core.engine.work import Work
@@ -137,7 +138,7 @@ def measure(
     repeats: int,
 ) -> dict[str, Any]:
     """Return the figures of one mode. ``expected`` holds the logits of ``full``, and is filled by it."""
-    composer, prefixes = Composer(policy), PrefixCache(2**31)
+    composer, prefixes = Composer(policy), PrefixCache(Place(loaded.model.device, 2**31))
     best, found, works = [], [], []
     for request in asked:
         runs = [first_logits(loaded, prefixes, composer, request) for _ in range(repeats + 1)]

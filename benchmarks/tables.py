@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
-READER = ROOT / "memos_core" / "engine" / "reader" / "evaluation.json"
+READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
 PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -41,12 +41,13 @@ def evidence_recall() -> str:
 
 
 def reader() -> str:
-    """What the bundled reader answers exactly."""
-    cases = load(READER)["cases"]
-    return table(
-        ["facts in the notes", "direct", "with small talk", "rivals", "two-hop", "not in the notes"],
-        [[str(count), *(exact(cases, name, count) for name in CASES)] for count in (4, 12, 24, 48)],
-    )
+    """What each bundled reader answers exactly."""
+    rows = []
+    for name, folder in READERS.items():
+        cases = load(ROOT / "memos_core" / "engine" / folder / "evaluation.json")["cases"]
+        rows += [[name, str(count), *(exact(cases, case, count) for case in CASES)] for count in (4, 12, 24, 48)]
+    kinds = ["direct", "with small talk", "rivals", "two-hop", "not in the notes"]
+    return table(["reader", "facts in the notes", *kinds], rows)
 
 
 CASES = (

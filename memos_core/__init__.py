@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from memos_core.grants import GrantRecord
     from memos_core.infrastructure.governance import Limits
     from memos_core.infrastructure.vault import Job, JobState
+    from memos_core.infrastructure.vault.learning import LearnedWeights
     from memos_core.interface.chat import ChatOptions
     from memos_core.interface.context import MemoryContext
     from memos_core.interface.items import Items
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
     from memos_core.operation.evolve import EvolutionPolicy
+    from memos_core.operation.feedback import Judgement
     from memos_core.operation.item_writing import ItemTransaction
     from memos_core.operation.items import ItemIndex
     from memos_core.operation.jobs import JobSettings
+    from memos_core.operation.learning import LearningSettings
     from memos_core.operation.resolving import Resolution
     from memos_core.operation.retention import RetentionPolicy
     from memos_core.records import (
@@ -97,6 +100,9 @@ HOMES = {
     "Job": "memos_core.infrastructure.vault",
     "JobSettings": "memos_core.operation.jobs",
     "JobState": "memos_core.infrastructure.vault",
+    "Judgement": "memos_core.operation.feedback",
+    "LearnedWeights": "memos_core.infrastructure.vault.learning",
+    "LearningSettings": "memos_core.operation.learning",
     "Limits": "memos_core.infrastructure.governance",
     "ListPaths": "memos_core.item",
     "MemCube": "memos_core.cube",
@@ -165,6 +171,9 @@ __all__ = [
     "Job",
     "JobSettings",
     "JobState",
+    "Judgement",
+    "LearnedWeights",
+    "LearningSettings",
     "Limits",
     "ListPaths",
     "MemCube",

@@ -12,7 +12,9 @@ from memos_core.engine.base import Engine
 from memos_core.interface.chat import ChatPipeline
 from memos_core.operation.background import Background
 from memos_core.operation.evolve import MemEvolution
+from memos_core.operation.feedback import MemFeedback
 from memos_core.operation.forms import MemForms
+from memos_core.operation.learning import MemLearning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
@@ -71,6 +73,14 @@ def evolution(layers: Layers) -> MemEvolution:
     return layers.evolution
 
 
+def judging(layers: Layers) -> MemFeedback:
+    return layers.feedback
+
+
+def lessons(layers: Layers) -> MemLearning:
+    return layers.learning
+
+
 def rights(layers: Layers) -> MemSharing:
     return layers.sharing
 
@@ -122,6 +132,7 @@ class BoundScope:
     link = of_layer(operator, MemOperator.link)
     reinstate = of_layer(operator, MemOperator.reinstate)
     pin = of_layer(pipeline, ChatPipeline.pin)
+    prefetch = of_layer(pipeline, ChatPipeline.prefetch)
     lineage = of_layer(kinship, MemLineage.lineage)
     merge = of_layer(merging, MemMerging.merge)
     split = of_layer(merging, MemMerging.split)
@@ -137,6 +148,7 @@ class BoundScope:
     alink = in_thread(link)
     areinstate = in_thread(reinstate)
     apin = in_thread(pin)
+    aprefetch = in_thread(prefetch)
     alineage = in_thread(lineage)
     amerge = in_thread(merge)
     asplit = in_thread(split)
@@ -179,6 +191,13 @@ class BoundScope:
     tidy = of_layer(retention, MemRetention.tidy)
     evolve = of_layer(evolution, MemEvolution.evolve)
 
+    # Feedback
+
+    feedback = of_layer(judging, MemFeedback.feedback)
+    learning = of_layer(lessons, MemLearning.learning)
+    rollback_learning = of_layer(lessons, MemLearning.rollback_learning)
+    reset_learning = of_layer(lessons, MemLearning.reset_learning)
+
     ademote = in_thread(demote)
     ademotions = in_thread(demotions)
     aremake = in_thread(remake)
@@ -190,3 +209,7 @@ class BoundScope:
     aretry_job = in_thread(retry_job)
     atidy = in_thread(tidy)
     aevolve = in_thread(evolve)
+    afeedback = in_thread(feedback)
+    alearning = in_thread(learning)
+    arollback_learning = in_thread(rollback_learning)
+    areset_learning = in_thread(reset_learning)

@@ -20,9 +20,11 @@ from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
+from memos_core.operation.feedback import MemFeedback
 from memos_core.operation.forms import MemForms
 from memos_core.operation.items import ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
+from memos_core.operation.learning import LearningSettings, LearnTask, MemLearning, queue_learning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
@@ -38,6 +40,7 @@ from memos_core.operation.snapshots import MemSnapshots
 from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.principal import Principal
+from memos_core.records import Reply
 from memos_core.transform import PATHWAYS
 
 __all__ = ["Layers", "Parts", "wire"]
@@ -71,6 +74,8 @@ class Layers:
     evolution: MemEvolution
     retention: MemRetention
     chores: Chores
+    feedback: MemFeedback
+    learning: MemLearning
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -88,6 +93,7 @@ class Parts:
         jobs: How background work is tried.
         evolution: When memories change their form by themselves.
         retention: How long memories stay in use.
+        learning: How feedback changes the ranking.
     """
 
     engine: Engine | None = None
@@ -98,32 +104,31 @@ class Parts:
     jobs: JobSettings | None = None
     evolution: EvolutionPolicy | None = None
     retention: RetentionPolicy | None = None
+    learning: LearningSettings | None = None
 
 
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
     """Put the layers together."""
     ids, engine = UlidFactory(), parts.engine
     engines = WeakSet([engine] if engine else [])
-    operator = MemOperator(vault, governance, ids, parts.search, parts.ranker)
-    lifecycle = MemLifecycle(vault, governance)
-    scheduler = scheduler_of(parts)
+    learning = learning_of(vault, governance, parts)
+    feedback = MemFeedback(vault, governance, ids, records=learning.settings.enabled)
+    operator = MemOperator(vault, governance, ids, parts.search, parts.ranker, learned=learning.experience)
+    lifecycle, scheduler = MemLifecycle(vault, governance), scheduler_of(parts)
 
     def activations(principal: Principal, sources: Sequence[MemCube]) -> ScopeActivations:
         return ScopeActivations(vault, governance, principal, sources, commit=transforms.publish, emit=emit)
 
-    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
-        for one in list(engines):
-            one.drop(activations(principal, ()).owner, derived_ids)
-
+    erased = erasing(engines, activations)
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
     adapters = MemAdapters(vault, governance)
     queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
-    policy = parts.evolution or EvolutionPolicy()
-    evolution = MemEvolution(
-        vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=partial(model_of, engine)
-    )
+    model, policy = partial(model_of, engine), parts.evolution or EvolutionPolicy()
+    evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=model)
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
-    worker = Worker(queue, tasks_of(transforms, engine, RefreshTask(vault, queue, erased)))
+    items = ItemOperator(vault, governance, ids, erased)
+    worker = Worker(queue, tasks_of(transforms, engine, [RefreshTask(vault, queue, erased), LearnTask(learning)]))
+    evolves, gather = parts.evolution is not None, gathering(feedback, learning, queue)
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
@@ -134,7 +139,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         activations=activations,
         adapters=adapters,
         emit=emit,
-        observe=evolution.observe,
+        observe=observers(evolution, feedback),
     )
     return Layers(
         vault=vault,
@@ -153,16 +158,71 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         forms=MemForms(transforms, queue, erased, engine=lambda: chat.engine),
         adapters=adapters,
         emit=emit,
-        items=ItemOperator(vault, governance, ids, erased),
+        items=items,
         jobs=queue,
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
         chores=Chores(
-            vault, lifecycle, worker, evolution, retention, evolves=parts.evolution is not None, engine=engine
+            vault,
+            lifecycle,
+            worker,
+            evolution,
+            retention,
+            items=items,
+            evolves=evolves,
+            engine=engine,
+            gather=gather,
         ),
+        feedback=feedback,
+        learning=learning,
         engines=engines,
     )
+
+
+def erasing(
+    engines: WeakSet[Engine], activations: Callable[[Principal, Sequence[MemCube]], ScopeActivations]
+) -> Erased:
+    """Return what has every engine let go of derived cubes that are gone."""
+
+    def erased(principal: Principal, derived_ids: Sequence[str]) -> None:
+        for one in list(engines):
+            one.drop(activations(principal, ()).owner, derived_ids)
+
+    return erased
+
+
+def learning_of(vault: MemVault, governance: MemGovernance, parts: Parts) -> MemLearning:
+    """Return the layer of learning, around the ranker that searches go by."""
+    ranker = (parts.ranker or Ranker.load()).scaled((parts.search or SearchSettings()).factors)
+    return MemLearning(vault, governance, ranker, parts.learning or LearningSettings())
+
+
+def observers(evolution: MemEvolution, feedback: MemFeedback) -> Callable[[Principal, Reply], None]:
+    """Return what looks at replies once they are there."""
+
+    def observe(principal: Principal, reply: Reply) -> None:
+        evolution.observe(principal, reply.plan)
+        feedback.note(principal, reply.plan, reply.text)
+
+    return observe
+
+
+def gathering(feedback: MemFeedback, learning: MemLearning, queue: JobQueue) -> Callable[[], None]:
+    """Return what writes down what was noted, and queues the learning from it."""
+
+    def gather() -> None:
+        feedback.flush()
+        queue_learning(feedback.vault, queue, learning.settings)
+
+    return gather
+
+
+def tasks_of(transforms: MemTransform, engine: Engine | None, always: Sequence[Task]) -> list[Task]:
+    """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
+    if engine is None:
+        return [*always]
+    return [*always, TransformTask(transforms, engine), TransformTask(transforms, engine, bound=True)]
 
 
 def model_of(engine: Engine | None) -> str | None:
@@ -176,10 +236,3 @@ def scheduler_of(parts: Parts) -> MemScheduler:
         return scheduler
     preference = BackgroundPreference(scheduler.preference)
     return MemScheduler(selection=scheduler.selection, preference=preference, working=scheduler.working)
-
-
-def tasks_of(transforms: MemTransform, engine: Engine | None, refresh: Task) -> list[Task]:
-    """Return the background work that a process can do: with no engine, it leaves to others what needs one."""
-    if engine is None:
-        return [refresh]
-    return [refresh, TransformTask(transforms, engine), TransformTask(transforms, engine, bound=True)]

@@ -24,6 +24,7 @@ from memos_core.layers import Layers, Parts, wire
 from memos_core.operation.evolve import Decision, EvolutionPolicy
 from memos_core.operation.items import ItemIndex
 from memos_core.operation.jobs import JobQueue, JobSettings
+from memos_core.operation.learning import LearningSettings
 from memos_core.operation.operator import passages_of
 from memos_core.operation.ranker import Ranker
 from memos_core.operation.retention import RetentionPolicy, Tidying
@@ -74,6 +75,7 @@ class MemOS:
         jobs: JobSettings | None = None,
         evolution: EvolutionPolicy | None = None,
         retention: RetentionPolicy | None = None,
+        learning: LearningSettings | None = None,
         clock: Clock | None = None,
         on_event: EventHook = ignore_event,
     ) -> Self:
@@ -85,8 +87,7 @@ class MemOS:
             embedder: Makes vectors: the bundled MiniLM by default; None finds by words alone.
             index: ``exact`` search over a scope's vectors, ``chroma``, or ``auto``: Chroma above 50,000 vectors.
             limits: What a scope may hold.
-            max_text_chars: Short for ``limits``: longest text of one memory.
-            max_bytes: Short for ``limits``: most bytes of one namespace.
+            max_text_chars, max_bytes: Short for ``limits``: longest text of one memory, most bytes of a namespace.
             scheduler: How memories are chosen.
             search: How memories are found.
             ranker: Weighs what speaks for a memory; by default the one that ships with the project.
@@ -94,6 +95,7 @@ class MemOS:
             jobs: How background work is tried.
             evolution: When memories change their form by themselves; None: only when ``evolve`` is called.
             retention: How long memories stay in use, and how many; None: all, for ever.
+            learning: How a user's feedback changes the ranking of that user's memories.
             clock: Tells the time.
             on_event: Is told what happens.
 
@@ -103,9 +105,7 @@ class MemOS:
         """
         clock = clock or SystemClock()
         vault = MemVault.open(path, embedder=resolved_embedder(embedder), index=index, clock=clock, on_event=on_event)
-        limits = limits or Limits()
-        given = {"max_text_chars": max_text_chars, "max_bytes": max_bytes}
-        limits = Limits(**{**limits.model_dump(), **{key: value for key, value in given.items() if value is not None}})
+        limits = limits_with(limits, max_text_chars=max_text_chars, max_bytes=max_bytes)
         parts = Parts(
             engine=engine,
             scheduler=scheduler,
@@ -115,6 +115,7 @@ class MemOS:
             jobs=jobs,
             evolution=evolution,
             retention=retention,
+            learning=learning,
         )
         return cls(wire(vault, MemGovernance(clock=clock, limits=limits), parts, on_event))
 
@@ -260,6 +261,7 @@ class MemOS:
         """Write what waits and let go of all files. Idempotent. An engine that was handed in stays open."""
         if not self._layers.vault.closed:
             self._layers.lifecycle.flush()
+            self._layers.feedback.flush()
         self._layers.vault.close()
 
     def __enter__(self) -> Self:
@@ -269,6 +271,12 @@ class MemOS:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def limits_with(limits: Limits | None, **given: int | None) -> Limits:
+    """Return ``limits``, or the usual ones, with those that are given in their place."""
+    values = (limits or Limits()).model_dump()
+    return Limits(**{**values, **{key: value for key, value in given.items() if value is not None}})
 
 
 def resolved_embedder(embedder: Embedder | str | None) -> Embedder | None:

@@ -36,6 +36,7 @@ __all__ = [
     "TurnFields",
     "Usage",
     "VersionRecord",
+    "Weighed",
 ]
 
 
@@ -180,6 +181,21 @@ class Page(Sequence[MemCube]):
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a ranking weighed for one memory, as numbers: what is learned from, if it turns out to be used.
+
+    Attributes:
+        features: Which signals and which parts of a situation these are.
+        signals: What spoke for the memory.
+        situation: Of the question and the memory that was searched; the same for all hits of a search.
+    """
+
+    features: str
+    signals: tuple[float, ...]
+    situation: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A memory that a search found.
 
@@ -189,6 +205,7 @@ class Hit:
         why: The parts of the score, for people.
         passage: The part of a long text that matched, as ``(start, end)`` characters; None: the whole.
         shares: Each signal's share in the score, by name; those that count against it are negative.
+        weighed: The signals themselves; None where no ranking was made.
     """
 
     cube: MemCube
@@ -196,6 +213,7 @@ class Hit:
     why: str
     passage: tuple[int, int] | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    weighed: Weighed | None = field(default=None, repr=False)
 
     @property
     def id(self) -> str:
@@ -255,6 +273,7 @@ class PlannedMemory:
         placed: How it did enter; None until the engine has resolved the plan.
         reason: Why it was chosen and why it was placed so.
         passage: The characters of a long memory that ``cube`` holds; None: the whole.
+        weighed: What the search weighed for it; None where it was not searched for.
     """
 
     cube: MemCube
@@ -263,6 +282,7 @@ class PlannedMemory:
     reason: str
     placed: Placement | None = None
     passage: tuple[int, int] | None = None
+    weighed: Weighed | None = field(default=None, repr=False)
 
     @property
     def cube_id(self) -> str:
@@ -286,6 +306,7 @@ class InjectionPlan:
         notes: What the engine did with the prompt as a whole: prefix reused, built, fallback and its reason.
         prefix_cube_id: The activation cube whose KV served, if any.
         adapter_cube_ids: The parametric cubes whose adapters acted.
+        asked: What was searched for; None where the caller named the memories, or memory is off.
     """
 
     inject: Inject
@@ -295,6 +316,7 @@ class InjectionPlan:
     notes: tuple[str, ...] = ()
     prefix_cube_id: str | None = None
     adapter_cube_ids: tuple[str, ...] = ()
+    asked: MemoryCall | None = field(default=None, repr=False)
 
     @property
     def cube_ids(self) -> tuple[str, ...]:

@@ -192,6 +192,7 @@ class Scope(BoundScope):
             layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep
         )
         self._searched(found.hits)
+        layers.feedback.note(self._principal, found.plan)
         return found
 
     def context_of(self, references: Sequence[str]) -> MemoryContext:

@@ -108,7 +108,7 @@ class MemosStore(BaseStore):
 
     Args:
         memory: A scope: its user's (agent's, session's) own store. A MemOS: one store for all who hold it, or the
-            one that ``namespace`` names.
+            one that ``namespace`` names. None: a temporary one, which is gone when the store is.
         namespace: Template of the namespace within a MemOS, such as ``("users", "{user_id}")``. Its variables are
             taken from the run's ``config["configurable"]``, else from its metadata.
         index: How items are searched by meaning; None: not at all, as in LangGraph's own stores.
@@ -123,13 +123,15 @@ class MemosStore(BaseStore):
 
     def __init__(
         self,
-        memory: Scope | MemOS,
+        memory: Scope | MemOS | None = None,
         *,
         namespace: Sequence[str] = SHARED,
         index: StoreIndex | None = None,
         ttl: TTLConfig | None = None,
         history: bool = True,
     ) -> None:
+        if memory is None:
+            memory = MemOS.temporary(embedder="minilm" if index is not None and "embed" not in index else None)
         self.ttl_config = ttl
         self._binding = Binding(memory, tuple(namespace))
         self._embeddings = ensure_embeddings(index["embed"]) if index and "embed" in index else None

@@ -66,7 +66,8 @@ class MemosVectorStore(VectorStore):
     it to ``ChatMemos`` as ``memory_ids`` and the document enters the prompt as KV.
 
     Args:
-        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names.
+        memory: A scope: its user's own. A MemOS: shared by all who hold it, or what ``namespace`` names. None: a
+            temporary one, which is gone when the store is.
         embedding: Makes the vectors; None: as those of memories, where a long document is found by any part of it.
         collection: Name of the collection within the scope.
         embedding_name: Identity of ``embedding``, which the collection keeps: another one is refused. By default its
@@ -77,7 +78,7 @@ class MemosVectorStore(VectorStore):
 
     def __init__(
         self,
-        memory: Scope | MemOS,
+        memory: Scope | MemOS | None = None,
         embedding: Embeddings | None = None,
         *,
         collection: str = "langchain",
@@ -85,6 +86,8 @@ class MemosVectorStore(VectorStore):
         namespace: Sequence[str] = SHARED,
         namespace_values: Mapping[str, Any] | None = None,
     ) -> None:
+        if memory is None:
+            memory = MemOS.temporary(embedder="minilm" if embedding is None else None)
         scope = resolve_scope(memory, namespace, namespace_values)
         # The core embeds by itself where it can: it cuts long texts, and leaves out what has not changed.
         own = embedding is None or (isinstance(embedding, MemosEmbeddings) and embedding_name is None)
@@ -294,11 +297,8 @@ class MemosVectorStore(VectorStore):
 
         Args:
             memory: Where they are kept. For the rest of the options see the class.
-
-        Raises:
-            InvalidInput: No memory was given.
         """
-        store = cls.within(memory, embedding, kwargs)
+        store = cls(memory, embedding, **kwargs)
         store.add_texts(texts, metadatas, ids=ids)
         return store
 
@@ -313,17 +313,9 @@ class MemosVectorStore(VectorStore):
         memory: Scope | MemOS | None = None,
         **kwargs: Any,
     ) -> MemosVectorStore:
-        store = cls.within(memory, embedding, kwargs)
+        store = cls(memory, embedding, **kwargs)
         await store.aadd_texts(texts, metadatas, ids=ids)
         return store
-
-    @classmethod
-    def within(
-        cls, memory: Scope | MemOS | None, embedding: Embeddings | None, options: Mapping[str, Any]
-    ) -> MemosVectorStore:
-        if memory is None:
-            raise InvalidInput("say where the texts are kept: pass memory=, a MemOS or a scope of one")
-        return cls(memory, embedding, **options)
 
 
 def identity(embedding: Embeddings) -> str:

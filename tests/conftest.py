@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from memos_core import MemOS
 from memos_core.cube import (
@@ -30,6 +31,10 @@ from memos_core.testing import FakeClock, HashEmbedder
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# How long one example takes says nothing on a machine that does other things too.
+settings.register_profile("memos", deadline=None)
+settings.load_profile("memos")
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -36,8 +36,12 @@ def events() -> list[Event]:
 
 
 @pytest.fixture
-def memos(tmp_path: Path, engine: HFEngine, events: list[Event]) -> Iterator[MemOS]:
-    clock = FakeClock(datetime(2026, 3, 1, tzinfo=UTC))
+def clock() -> FakeClock:
+    return FakeClock(datetime(2026, 3, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def memos(tmp_path: Path, engine: HFEngine, events: list[Event], clock: FakeClock) -> Iterator[MemOS]:
     with MemOS.open(
         tmp_path / "memory", engine=engine, embedder=HashEmbedder(), clock=clock, on_event=events.append
     ) as memos:
@@ -131,6 +135,20 @@ def test_a_shared_beginning_is_reused(ada: Scope) -> None:
     ada.transform(ids[:2], to="activation")
     reply = ada.chat(QUESTION, memory_ids=ids, inject="auto", max_tokens=4)
     assert [memory.placed for memory in reply.plan.memories] == ["kv", "kv", "text"]
+
+
+def test_what_has_expired_is_not_recalled_even_by_its_name(ada: Scope, clock: FakeClock) -> None:
+    brief = ada.add("The code of the door is 1234.", ttl_seconds=60).cube_id
+    lasting = [cube.id for cube in ada.list() if cube.id != brief]
+    ada.archive(lasting[0])  # archived ones may still be named
+    ids = [brief, *lasting]
+    assert brief in ada.chat(QUESTION, memory_ids=ids, inject="kv", max_tokens=2).plan.cube_ids
+    clock.advance(61)
+    for inject in ("text", "kv", "auto"):
+        plan = ada.chat(QUESTION, memory_ids=ids, inject=inject, max_tokens=2).plan
+        assert set(plan.cube_ids) == set(lasting)
+        assert "expired" in plan.left_out[brief]
+    assert ada.chat(QUESTION, memory_ids=[brief], inject="kv", strict=True, max_tokens=2).plan.cube_ids == ()
 
 
 def test_auto_keeps_kv_only_for_what_comes_back(ada: Scope) -> None:

@@ -16,11 +16,14 @@ from memos_core.errors import GateFailed, InvalidInput, UnsupportedOption
 from memos_core.testing import HashEmbedder
 from memos_core.testing.models import DictActivations, tiny_model
 from memos_core.transform import Material, Progress, pathway
+from memos_core.transform.course import Sizes
 from memos_core.transform.distill import Distiller, DistillSettings, Lessons
 from memos_core.transform.gates import plan_of
 from memos_core.transform.lessons import Lesson, Reading
 from memos_core.transform.parametric import Distillation
+from memos_core.transform.prefixes import Prefixes
 from memos_core.transform.study import Question
+from memos_core.transform.whitening import second_moments, whiteners
 
 FEW = DistillSettings(steps=12, batch=4, check_every=4)
 
@@ -65,7 +68,7 @@ def test_lessons_are_learned_and_the_model_is_left_as_it_was(family: str) -> Non
     model, tokenizer = tiny_model(family)
     before = {name: each.clone() for name, each in model.state_dict().items()}
     reading = Reading(HFEngine.from_model(model, tokenizer).loaded)
-    settings = DistillSettings(steps=60, check_every=20, patience=9, locality=0, quiet=0, rank=8)
+    settings = DistillSettings(steps=60, check_every=20, patience=9, locality=0, quiet=0, whitening=0, rank=8)
     distiller = trained(model, settings, learned=lambda a: sum(reading.says(LESSONS.own, plan_of(a))) / 3)
     assert reading.says(LESSONS.own, plan_of(distiller.adapter())) == [True, True, True]
     assert not any(reading.says(LESSONS.own))
@@ -134,6 +137,22 @@ def test_a_model_in_bfloat16_gets_an_adapter_that_was_trained_in_float32() -> No
     assert any(bool(pair.up.abs().sum()) for pair in distiller.factors.values())
 
 
+def test_whitened_inputs_are_part_of_the_adapter_and_foreign_directions_weigh_less() -> None:
+    model, _ = tiny_model("llama")
+    name = "model.layers.1.mlp.down_proj"
+    moments = second_moments(model, [LESSONS.foreign[0], LESSONS.quiet[0]], [name], Prefixes(model))
+    whole = second_moments(model, [LESSONS.foreign[0], LESSONS.quiet[0]], [name], None)
+    torch.testing.assert_close(moments[name], whole[name], atol=1e-4, rtol=1e-4)
+    matrix = whiteners(moments, 0.01)[name]
+    values, vectors = torch.linalg.eigh(moments[name])
+    gains = (matrix @ vectors).norm(dim=0)
+    assert gains[0] > 5 * gains[-1]
+    assert values[0] < values[-1]
+    distiller = trained(model)
+    down, _ = distiller.adapter().modules[name]
+    torch.testing.assert_close(down, distiller.factors[name].down.detach() @ distiller.whiteners[name])
+
+
 def test_only_named_modules_are_trained() -> None:
     model, _ = tiny_model("llama")
     distiller = Distiller(model, DistillSettings(targets=("down_proj",)))
@@ -176,7 +195,8 @@ def test_a_model_that_does_not_read_its_memory_cannot_teach_it() -> None:
 def test_too_few_steps_fail_the_gates_and_leave_the_memory_in_text(reader: HFEngine) -> None:
     material = Material(reader, tuple(cubes("Mira's cat is called Biscuit.")), DictActivations())
     stages: list[str] = []
-    few = Distillation(DistillSettings(steps=2, check_every=1, batch=2, foreign_batch=1))
+    settings = DistillSettings(steps=2, check_every=1, batch=2, foreign_batch=1, quiet_batch=1)
+    few = Distillation(settings, sizes=Sizes(8, 8, 8, 8, 8, 8))
     proposal = few.propose(
         Material(reader, material.cubes, material.activations, progress=lambda told: stages.append(told.stage))
     )
@@ -186,6 +206,7 @@ def test_too_few_steps_fail_the_gates_and_leave_the_memory_in_text(reader: HFEng
     assert stages[-1] == "examining"
     assert proposal.target is MemoryType.PARAMETRIC
     assert proposal.parameters["templates"] == "study/1"
+    assert proposal.parameters["strangers"] == "strangers/1"
     assert 0 <= proposal.fidelity["foreign memory in context"] <= 1
 
 

@@ -6,11 +6,13 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from engine_parts import FACTS, ask, cubes, engine
+from lora_parts import DictBlobs
 
 from memos_core.engine import EngineRequest, HFEngine
 from memos_core.engine import together as joint_steps
@@ -124,6 +126,49 @@ async def test_requests_at_once_are_batched_and_get_what_they_get_alone(family: 
     served = [runner.generate(each).usage for each in asked]  # alone once more: by now all KV is stored
     assert [reply.usage.memory_tokens for reply in together] == [usage.memory_tokens for usage in served]
     assert max(batches) > 2
+    runner.close()
+
+
+def adapted_requests(runner: HFEngine) -> list[EngineRequest]:
+    """Return requests with adapters of their own, some on one memory, one with two adapters and two with none."""
+    blobs, store = DictBlobs(), DictActivations()
+    model, mark = runner.loaded.model, runner.base_fingerprint
+    one, two, three = (blobs.offer(model, mark, cube_id=f"adapter-{seed}", seed=seed) for seed in range(3))
+    chosen = [(one,), (two,), (), (three,), (one, replace(two, weight=0.5)), (two,), ()]
+    asked = requests(store)
+    return [replace(each, adapters=ours, blobs=blobs) for each, ours in zip(asked, chosen, strict=True)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+async def test_requests_under_different_adapters_are_one_batch_and_get_what_they_get_alone(
+    family: str, batches: list[int]
+) -> None:
+    runner = engine(family)
+    asked = adapted_requests(runner)
+    alone = [runner.generate(each) for each in asked]
+    assert len({reply.text for reply in alone}) > 4
+    assert not batches
+    together = await at_once(runner, asked)
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+    assert max(batches) > 4
+    runner.close()
+
+
+def test_threads_under_different_adapters_do_not_mix() -> None:
+    runner = engine()
+    asked = adapted_requests(runner)
+    alone = [runner.generate(each).text for each in asked]
+    said: dict[int, str] = {}
+
+    def go(number: int) -> None:
+        said[number] = runner.generate(asked[number % len(asked)]).text
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(21)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {number: alone[number % len(asked)] for number in range(21)}
     runner.close()
 
 

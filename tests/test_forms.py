@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lora_parts import adapt
 from memos_core import EvolutionPolicy, HFEngine, MemOS, Scope
 from memos_core.cube import MemCube
 from memos_core.errors import AdapterMismatch, CubeFrozen, CubeNotFound, EngineMissing, InvalidInput
+from memos_core.operation.remaking import Remaker
 from memos_core.records import Placement
 from memos_core.testing import FakeClock, HashEmbedder
 from memos_core.testing.models import tiny_model
@@ -225,12 +226,21 @@ def test_what_waits_for_one_model_is_left_alone_by_a_worker_with_another(
 ) -> None:
     ada.transform(ids, to="activation")
     with MemOS.open(tmp_path / "memory", engine=neox, embedder=HashEmbedder(), clock=clock) as other:
-        from memos_core.operation.remaking import queue_remakes
-
-        assert queue_remakes(other._layers.vault, other._layers.jobs, neox) == 1
+        assert Remaker(other._layers.vault, other._layers.jobs, neox).queue_all() == 1
         assert memos.run_pending() == ("1 transform for tiny-neox job for a worker that can do them",)
         assert other.run_pending() == ()
-        assert queue_remakes(other._layers.vault, other._layers.jobs, neox) == 0
+        assert Remaker(other._layers.vault, other._layers.jobs, neox).queue_all() == 0
+        # What a policy or its owner drops afterwards does not come back by itself.
+        (made,) = (each for each in other.scope("ada").list(type="activation") if "remade_from" in parameters_of(each))
+        other.scope("ada").demote(made.id)
+        clock.advance(30 * DAY)
+        other.run_pending()
+        assert Remaker(other._layers.vault, other._layers.jobs, neox).queue_all() == 0
+        assert len(other.scope("ada").list(type="activation").cubes) == 1
+
+
+def parameters_of(cube: MemCube) -> Mapping[str, object]:
+    return cube.header.descriptive.lineage.parameters
 
 
 def test_without_a_model_nothing_is_made_again(tmp_path: Path, memos: MemOS, ada: Scope, ids: list[str]) -> None:

@@ -21,7 +21,7 @@ HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langchain", "ll
 LAYERS = (
     ("errors", "clock", "events", "principal", "ids", "twins"),
     ("tools", "references"),
-    ("cube", "item", "calls", "grants", "records", "render", "documents", "filters"),
+    ("cube", "header", "payload", "item", "calls", "grants", "records", "render", "documents", "filters"),
     ("embedding", "infrastructure", "engine"),
     ("transform",),
     ("operation",),

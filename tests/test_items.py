@@ -215,6 +215,19 @@ def test_an_expired_key_begins_anew_and_a_sweep_erases_the_rest(items, memos, cl
     assert memos.verify().cubes == 1
 
 
+def test_pending_work_erases_what_has_expired_for_everyone_and_nothing_else(memos, clock):
+    stores = [memos.scope(user="ada").items(), memos.scope(user="ada", agent="cook").items(), memos.items()]
+    for store in stores:
+        store.put(("a",), "gone", {"n": 1}, ttl_seconds=10)
+        store.put(("a",), "stays", {"n": 1})
+    memory = memos.scope(user="ada").add("A memory is not swept.", ttl_seconds=10)
+    clock.advance(11)
+    memos.run_pending()
+    assert [[found.item.key for found in store.search()] for store in stores] == [["stays"]] * 3
+    assert memos.verify().cubes == len(stores) + 1
+    assert memos.scope(user="ada").get(memory.cube_id).state == "expired"
+
+
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, 1e30])
 def test_an_impossible_time_to_live_is_refused(items, seconds):
     with pytest.raises(InvalidInput):

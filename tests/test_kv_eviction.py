@@ -67,3 +67,13 @@ def test_every_entry_is_evicted_exactly_once(steps: list[tuple[str, int, int]]) 
         entries.add(name, cost=cost, size_bytes=size)
         held.add(name)
     assert sorted(order_of(entries)) == sorted(held)
+
+
+def test_what_is_to_be_kept_stays_whatever_it_is_worth() -> None:
+    entries: GreedyDual[str] = GreedyDual()
+    entries.add("kept", cost=0, size_bytes=1)
+    entries.add("dear", cost=9, size_bytes=1)
+    assert entries.evict(keep={"kept"}) == "dear"
+    with pytest.raises(KeyError, match="nothing to evict"):
+        entries.evict(keep={"kept"})
+    assert len(entries) == 1

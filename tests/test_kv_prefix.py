@@ -13,6 +13,7 @@ from memos_core.engine.base import StoredActivation
 from memos_core.engine.kv import prefix as prefix_module
 from memos_core.engine.kv.codec import KVBlob, as_token_ids, encode
 from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.kv.tiers import Place
 from memos_core.errors import BlobDamaged
 from memos_core.testing.models import payload_of
 
@@ -20,6 +21,10 @@ from memos_core.testing.models import payload_of
 def blob_of(ids: list[int]) -> KVBlob:
     tensor = torch.zeros(1, len(ids), 2)
     return KVBlob(as_token_ids(ids), (tensor,), (tensor,), ("full_attention",), "mark")
+
+
+def host(max_bytes: int) -> Place:
+    return Place(torch.device("cpu"), max_bytes)
 
 
 class Store:
@@ -57,7 +62,7 @@ def test_the_longest_shared_prefix_is_the_one_of_the_slow_definition(
     chains: list[list[int]], prompt: list[int], window: int | None
 ) -> None:
     store = Store(*chains)
-    found = store.longest(PrefixCache(1 << 20, window), prompt)
+    found = store.longest(PrefixCache(host(1 << 20), window), prompt)
     limit = len(prompt) - 1
     best = 0
     for chain in chains:
@@ -71,25 +76,25 @@ def test_the_longest_shared_prefix_is_the_one_of_the_slow_definition(
 
 
 def test_one_token_is_always_left_to_compute() -> None:
-    assert Store([1, 2, 3]).longest(PrefixCache(1 << 20), [1, 2, 3]) == ("kv-0", 2)
-    assert Store([1, 2, 3]).longest(PrefixCache(1 << 20), [1]) is None
+    assert Store([1, 2, 3]).longest(PrefixCache(host(1 << 20)), [1, 2, 3]) == ("kv-0", 2)
+    assert Store([1, 2, 3]).longest(PrefixCache(host(1 << 20)), [1]) is None
 
 
 def test_a_whole_chain_is_told_by_its_digest_without_reading_it() -> None:
     store = Store([1, 2, 3])
-    assert store.longest(PrefixCache(1 << 20), [1, 2, 3, 4]) == ("kv-0", 3)
+    assert store.longest(PrefixCache(host(1 << 20)), [1, 2, 3, 4]) == ("kv-0", 3)
     assert store.reads == []
 
 
 def test_the_ids_of_a_chain_are_read_once() -> None:
-    store, cache = Store([1, 2, 9]), PrefixCache(1 << 20)
+    store, cache = Store([1, 2, 9]), PrefixCache(host(1 << 20))
     for _ in range(3):
         assert store.longest(cache, [1, 2, 3, 4]) == ("kv-0", 2)
     assert store.reads == ["kv-0"]
 
 
 def test_a_forgotten_chain_is_not_used_and_leaves_memory() -> None:
-    store, cache = Store([1, 2, 3], [1, 2]), PrefixCache(1 << 20)
+    store, cache = Store([1, 2, 3], [1, 2]), PrefixCache(host(1 << 20))
     for each in store.stored:
         cache.load("ada", each, lambda each=each: store.blobs[each.cube_id])
     before = cache.loaded_bytes
@@ -99,7 +104,7 @@ def test_a_forgotten_chain_is_not_used_and_leaves_memory() -> None:
 
 
 def test_nothing_is_shared_across_owners() -> None:
-    store, cache = Store([1, 2, 3]), PrefixCache(1 << 20)
+    store, cache = Store([1, 2, 3]), PrefixCache(host(1 << 20))
     (each,) = store.stored
     made = []
     for owner in ("ada", "ben", "ada"):
@@ -114,7 +119,7 @@ def test_nothing_is_shared_across_owners() -> None:
 def test_the_budget_holds_and_what_is_used_least_goes_first() -> None:
     store = Store([1] * 8, [2] * 8, [3] * 8)
     size = store.blobs["kv-0"].size_bytes
-    cache = PrefixCache(2 * size)
+    cache = PrefixCache(host(2 * size))
     first, second, third = store.stored
     made: list[str] = []
 
@@ -128,26 +133,26 @@ def test_the_budget_holds_and_what_is_used_least_goes_first() -> None:
 
 
 def test_a_blob_above_the_budget_is_used_and_not_kept() -> None:
-    store, cache = Store([1] * 8), PrefixCache(8)
+    store, cache = Store([1] * 8), PrefixCache(host(8))
     (each,) = store.stored
-    assert cache.load("ada", each, lambda: store.blobs["kv-0"]) is store.blobs["kv-0"]
+    assert cache.load("ada", each, lambda: store.blobs["kv-0"])[0] is store.blobs["kv-0"]
     assert cache.loaded_bytes == 0
 
 
 def test_other_tensors_under_the_same_cube_are_loaded_anew() -> None:
-    cache, before, after = PrefixCache(1 << 20), Store([1, 2]), Store([3, 4])
+    cache, before, after = PrefixCache(host(1 << 20)), Store([1, 2]), Store([3, 4])
     cache.load("ada", before.stored[0], lambda: before.blobs["kv-0"])
-    assert cache.load("ada", after.stored[0], lambda: after.blobs["kv-0"]) is after.blobs["kv-0"]
+    assert cache.load("ada", after.stored[0], lambda: after.blobs["kv-0"])[0] is after.blobs["kv-0"]
     assert after.longest(cache, [3, 4, 5]) == ("kv-0", 2)
 
 
 def test_one_request_reads_a_limited_number_of_blobs_for_their_ids() -> None:
     store = Store(*([1, index] for index in range(3, 3 + prefix_module.MAX_READ_FOR_IDS + 5)))
-    cache = PrefixCache(1 << 20)
+    cache = PrefixCache(host(1 << 20))
     # Each chain shares one token at most, so none after the first can be better and none is read in vain.
     assert store.longest(cache, [1, 2, 3]) == ("kv-0", 1)
     none_shared = Store(*([9, index] for index in range(prefix_module.MAX_READ_FOR_IDS + 5)))
-    assert none_shared.longest(PrefixCache(1 << 20), [1, 2, 3]) is None
+    assert none_shared.longest(PrefixCache(host(1 << 20)), [1, 2, 3]) is None
     assert len(none_shared.reads) == prefix_module.MAX_READ_FOR_IDS
 
 
@@ -158,11 +163,11 @@ def test_damage_found_while_reading_ids_is_raised() -> None:
         return encode(store.blobs[each.cube_id])[:-3]
 
     with pytest.raises(BlobDamaged):
-        PrefixCache(1 << 20).longest("ada", store.stored, as_token_ids([1, 2, 3]), lambda each: read(each)[:40])
+        PrefixCache(host(1 << 20)).longest("ada", store.stored, as_token_ids([1, 2, 3]), lambda each: read(each)[:40])
 
 
 def test_many_threads_agree() -> None:
-    store, cache = Store([1, 2, 3], [1, 2, 3, 4, 5], [1, 9]), PrefixCache(200)
+    store, cache = Store([1, 2, 3], [1, 2, 3, 4, 5], [1, 9]), PrefixCache(host(200))
     stored = store.stored
     results = []
 
@@ -170,7 +175,7 @@ def test_many_threads_agree() -> None:
         for _ in range(20):
             found = cache.longest("ada", stored, as_token_ids([1, 2, 3, 4, 5, 6]), store.read)
             assert found is not None
-            results.append((found[1], cache.load("ada", found[0], lambda: store.blobs["kv-1"]).tokens))
+            results.append((found[1], cache.load("ada", found[0], lambda: store.blobs["kv-1"])[0].tokens))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memos_core.engine.kv.codec import (
@@ -24,10 +24,15 @@ from memos_core.engine.kv.codec import (
     read_token_ids,
     seal,
 )
-from memos_core.engine.kv.quantise import CODECS, GROUP_TOKENS, Form, pack_nibbles, unpack_nibbles
+from memos_core.engine.kv.form import Form
+from memos_core.engine.kv.grid import Grid
+from memos_core.engine.kv.quantise import CODECS, GROUP_TOKENS, pack_nibbles, unpack_nibbles
 from memos_core.errors import BlobDamaged, InvalidInput
 from memos_core.testing.models import payload_of
 
+GRIDS = [name for name, codec in CODECS.items() if isinstance(codec, Grid)]
+BY_GROUP = [name for name in CODECS if name not in GRIDS]
+"""Codecs whose error in one channel or token does not depend on others; see test_kv_grid.py for the rest."""
 APPROXIMATE = [name for name, codec in CODECS.items() if codec.approximate]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TYPES = ("full_attention", "sliding_attention")
@@ -85,7 +90,7 @@ def within_bounds(blob: KVBlob, codec: str) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", BY_GROUP)
 @pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 129])
 def test_a_round_trip_stays_within_half_a_step(codec: str, tokens: int, dtype: torch.dtype) -> None:
     blob = make(tokens, dtype=dtype)
@@ -103,7 +108,8 @@ def numbers(dtype: torch.dtype) -> st.SearchStrategy[float]:
     return few | st.floats(-10, 10, width=32) | st.floats(-top, top)
 
 
-@given(st.data(), st.sampled_from(list(CODECS)), st.sampled_from(DTYPES))
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(BY_GROUP), st.sampled_from(DTYPES))
 def test_any_finite_numbers_come_back_finite_and_near(data: st.DataObject, codec: str, dtype: torch.dtype) -> None:
     heads, held, dim = (data.draw(st.integers(1, most)) for most in (2, 5, 5))
     drawn = data.draw(st.lists(numbers(dtype), min_size=heads * held * dim, max_size=heads * held * dim))
@@ -114,7 +120,7 @@ def test_any_finite_numbers_come_back_finite_and_near(data: st.DataObject, codec
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", BY_GROUP)
 @pytest.mark.parametrize("number", [0.0, 1.0, -3.140625, 1e-6, 60000.0])
 def test_constant_channels_and_tokens_come_back_exactly(codec: str, number: float, dtype: torch.dtype) -> None:
     blob = one_layer(torch.full((2, 70, 6), number, dtype=dtype))
@@ -125,7 +131,7 @@ def test_constant_channels_and_tokens_come_back_exactly(codec: str, number: floa
         assert same(again, blob)
 
 
-@pytest.mark.parametrize("codec", APPROXIMATE)
+@pytest.mark.parametrize("codec", BY_GROUP[1:])
 def test_a_channel_of_huge_keys_leaves_the_others_alone(codec: str) -> None:
     blob = make(128)
     keys = blob.keys[0].clone()
@@ -135,7 +141,7 @@ def test_a_channel_of_huge_keys_leaves_the_others_alone(codec: str) -> None:
     assert torch.equal(reread(outlier, codec).keys[0][..., others], reread(blob, codec).keys[0][..., others])
 
 
-@pytest.mark.parametrize("codec", APPROXIMATE)
+@pytest.mark.parametrize("codec", BY_GROUP[1:])
 def test_a_huge_token_leaves_values_of_others_and_keys_of_other_groups_alone(codec: str) -> None:
     blob = make(192)
     keys, values = blob.keys[0].clone(), blob.values[0].clone()
@@ -149,6 +155,7 @@ def test_a_huge_token_leaves_values_of_others_and_keys_of_other_groups_alone(cod
     assert torch.equal(one.keys[0][:, rest], other.keys[0][:, rest])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.sampled_from(list(CODECS)), st.sampled_from(DTYPES))
 def test_what_is_kept_in_memory_is_what_will_be_read(tokens: int, codec: str, dtype: torch.dtype) -> None:
     blob = make(tokens, dtype=dtype)
@@ -156,7 +163,7 @@ def test_what_is_kept_in_memory_is_what_will_be_read(tokens: int, codec: str, dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", BY_GROUP)
 def test_quantising_twice_changes_nothing(codec: str, dtype: torch.dtype) -> None:
     once = reread(make(100, dtype=dtype), codec)
     assert same(reread(once, codec), once)
@@ -177,6 +184,7 @@ def make_raw() -> KVBlob:
     return one_layer(tensor, -tensor)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=40), st.integers(1, 3))
 def test_nibbles_come_back(codes: list[int], rows: int) -> None:
     tensor = torch.tensor([codes] * rows, dtype=torch.uint8)
@@ -186,7 +194,7 @@ def test_nibbles_come_back(codes: list[int], rows: int) -> None:
     assert torch.equal(unpack_nibbles(packed, len(codes)), tensor)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", BY_GROUP)
 def test_a_codec_writes_what_it_says(codec: str) -> None:
     blob = make(70)
     keys, values = blob.keys[0], blob.values[0]
@@ -224,13 +232,15 @@ def test_a_changed_byte_in_any_tensor_is_refused(codec: str) -> None:
     del header["__metadata__"]
     assert len(header) == 1 + 2 * len(CODECS[codec].parts)
     for name, entry in header.items():
-        for position in (entry["data_offsets"][0], entry["data_offsets"][1] - 1):
+        start, end = entry["data_offsets"]
+        for position in {start, end - 1} if end > start else ():  # a plane that no column has is empty
             changed = bytearray(original)
             changed[base + position] ^= 0x10
             with pytest.raises(BlobDamaged, match=name if name != "token_ids" else "token"):
                 decode(bytes(changed), payload_of(blob, original, codec=codec))
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(APPROXIMATE))
 def test_no_flipped_bit_is_ever_served(data: st.DataObject, codec: str) -> None:
     blob, original = sample(codec)

@@ -48,6 +48,13 @@ def test_a_scopes_store_is_its_own(memos):
     assert [item.value for item in ada.search(())] == [{"n": 1}]
 
 
+def test_without_a_memory_a_store_is_its_own():
+    store = MemosStore(index={"embed": WordEmbeddings(16), "dims": 16, "fields": ["text"]})
+    store.put(("prefs",), "k", {"text": "likes tea"})
+    assert [item.key for item in store.search(("prefs",), query="tea")] == ["k"]
+    assert MemosStore().search(()) == []
+
+
 def test_forgetting_an_item_of_the_store_as_a_memory(memos):
     ada = memos.scope(user="ada")
     store = MemosStore(ada)

@@ -172,8 +172,12 @@ def test_users_and_collections_keep_apart(memos: MemOS, store: MemosVectorStore)
     assert MemosVectorStore(memos, namespace=users, namespace_values={"user_id": "ada"}).get_by_ids(["lemon"])
     with pytest.raises(InvalidName):
         MemosVectorStore(memos, namespace=users)
-    with pytest.raises(InvalidInput, match="memory="):
-        MemosVectorStore.from_texts(["a"], DeterministicFakeEmbedding(size=8))
+
+
+def test_without_a_memory_it_lies_in_one_of_its_own() -> None:
+    store = MemosVectorStore.from_texts(["tea", "rain"], DeterministicFakeEmbedding(size=8), ids=["t", "r"])
+    assert store.similarity_search("tea", k=1)[0].page_content == "tea"
+    assert MemosVectorStore(embedding=DeterministicFakeEmbedding(size=8)).get_by_ids(["t"]) == []
 
 
 def test_it_survives_reopening(tmp_path: Path) -> None:

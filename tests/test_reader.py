@@ -1,4 +1,4 @@
-"""The bundled reader: what ships, that it really reads, and that memory as text and as KV is the same to it."""
+"""The bundled readers: what ships, that they really read, and that memory as text and as KV is the same to them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from memos_core.engine.location import BUNDLED
 from memos_core.testing import HashEmbedder
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = BUNDLED["memos-reader"]
 FLOORS = {"direct, 4 facts": 0.90, "direct, 12 facts": 0.75}
+every_reader = pytest.mark.parametrize("folder", BUNDLED.values(), ids=BUNDLED)
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[HFEngine]:
-    engine = HFEngine.from_pretrained("memos-reader", device="cpu")
+@pytest.fixture(scope="module", params=BUNDLED)
+def engine(request: pytest.FixtureRequest) -> Iterator[HFEngine]:
+    engine = HFEngine.from_pretrained(request.param, device="cpu")
     yield engine
     engine.close()
 
@@ -38,15 +38,17 @@ def ada(engine: HFEngine, tmp_path: Path) -> Iterator[Scope]:
     memos.close()
 
 
-def test_it_is_small_and_has_the_shape_that_every_attention_kernel_takes() -> None:
-    config = json.loads((FOLDER / "config.json").read_text())
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 16_000_000
+@every_reader
+def test_it_is_small_and_has_the_shape_that_every_attention_kernel_takes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 16_000_000
     assert config["hidden_size"] // config["num_attention_heads"] >= 32
     assert config["max_position_embeddings"] >= 4096
 
 
-def test_every_segment_of_its_template_begins_and_ends_with_a_special_token() -> None:
-    tokenizer = importlib.import_module("transformers").AutoTokenizer.from_pretrained(FOLDER)
+@every_reader
+def test_every_segment_of_its_template_begins_and_ends_with_a_special_token(folder: Path) -> None:
+    tokenizer = importlib.import_module("transformers").AutoTokenizer.from_pretrained(folder)
     messages = [{"role": role, "content": "a b"} for role in ("system", "user", "assistant")]
     ids = tokenizer.apply_chat_template(messages, tokenize=True)["input_ids"]
     tokens = tokenizer.convert_ids_to_tokens(ids)
@@ -100,20 +102,22 @@ def tools() -> Iterator[Any]:
     sys.path.remove(str(ROOT / "tools"))
 
 
+@every_reader
 @pytest.mark.parametrize("case", FLOORS)
-def test_it_reads_names_that_it_never_saw_as_well_as_its_card_says(tools: Any, case: str) -> None:
-    claimed = json.loads((FOLDER / "evaluation.json").read_text())["cases"][case]["exact"]
+def test_it_reads_names_that_it_never_saw_as_well_as_its_card_says(tools: Any, case: str, folder: Path) -> None:
+    claimed = json.loads((folder / "evaluation.json").read_text())["cases"][case]["exact"]
     assert claimed >= FLOORS[case]
-    model, encoder = tools.load(FOLDER)
+    model, encoder = tools.load(folder)
     kind, mix = tools.CASES[case]
     drawn = tools.contexts(Random(f"2026-{case}"), tools.ContextMaker(tools.Inventory(True)), kind, mix, 200)
     marks = [mark for context in drawn for mark in tools.right_answers(model, encoder, context)]
     assert abs(sum(marks) / len(marks) - claimed) < 0.06  # three standard errors of 200 questions at 0.9
 
 
-def test_its_card_shows_the_measured_figures() -> None:
-    card = (FOLDER / "README.md").read_text()
-    cases = json.loads((FOLDER / "evaluation.json").read_text())["cases"]
+@every_reader
+def test_its_card_shows_the_measured_figures(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    cases = json.loads((folder / "evaluation.json").read_text())["cases"]
     for name, row in cases.items():
         assert f"| {name} | {row['questions']} | {row['exact']:.3f} |" in card
 

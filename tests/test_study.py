@@ -83,3 +83,9 @@ def test_any_text_is_taken(text: str) -> None:
 )
 def test_an_answer_is_right_where_it_holds_the_value_as_words(answer: str, right: bool) -> None:
     assert Question("?", 0, 0, "Biscuit").answered_by(answer) is right
+
+
+def test_a_statement_is_told_again_with_other_words_in_its_slots() -> None:
+    (found,) = TEMPLATES.statements("My cat is called Biscuit.")
+    assert found.replaced(whose="Mira's", value="Rex") == "Mira's cat is called Rex."
+    assert (found.slot("thing"), found.slot("name")) == ("cat", "")

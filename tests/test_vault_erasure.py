@@ -207,9 +207,9 @@ def test_an_activation_serves_only_while_its_sources_stand(vault, make, clock, c
     make.store(vault, source)
     kv = make.activation(vault, source)
     with vault.read() as session:
-        assert session.activations(ADA, "f", clock.now()) == [(kv.id, kv.payload)]
-        assert session.activations(ADA, "other", clock.now()) == []
-        assert session.activations(Visibility("bob"), "f", clock.now()) == []
+        assert vault.activations.current(session, ADA, "f", clock.now()) == ((kv.id, kv.payload),)
+        assert vault.activations.current(session, ADA, "other", clock.now()) == ()
+        assert vault.activations.current(session, Visibility("bob"), "f", clock.now()) == ()
     visibility = ADA
     with vault.write() as session:
         if change == "version":
@@ -224,7 +224,7 @@ def test_an_activation_serves_only_while_its_sources_stand(vault, make, clock, c
     elif change == "session":
         visibility = Visibility("ada", session="S2")
     with vault.read() as session:
-        assert session.activations(visibility, "f", clock.now()) == []
+        assert vault.activations.current(session, visibility, "f", clock.now()) == ()
 
 
 def test_blobs_of_two_namespaces_lie_at_two_addresses(vault, make):

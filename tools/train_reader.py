@@ -31,6 +31,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--inner", type=int, default=base.inner, help="width of the feed-forward part")
     parser.add_argument("--architecture", default=base.architecture, choices=["llama", "gpt_neox"])
     parser.add_argument("--theta", type=float, default=base.theta, help="base of the rotary positions")
+    parser.add_argument(
+        "--spell", action=argparse.BooleanOptionalAction, default=base.spell, help="spell some names freely"
+    )
     parser.add_argument("--guide", type=float, default=base.guide, help="weight of the losses of the guided heads")
     parser.add_argument("--save-every", type=int, default=base.save_every, help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --run")

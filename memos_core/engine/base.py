@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -276,6 +277,19 @@ class Engine(ABC):
             InjectionUnavailable: This model's KV cannot be stored; the reason is named.
             ContextOverflow: The block does not fit.
         """
+
+    def prefetch(self, request: EngineRequest) -> Future[int]:
+        """Bring the KV that would serve ``request`` into memory, in the background, unless requests are under way.
+
+        Returns:
+            How many tokens of it were found in stored KV; 0 where other requests came first.
+        """
+        nothing: Future[int] = Future()
+        nothing.set_result(0)
+        return nothing
+
+    def pin(self, owner: str, cube_id: str, *, pinned: bool = True) -> None:  # noqa: B027 - nothing to do without KV
+        """Keep an activation cube of ``owner`` in memory once loaded, or let it go like others; until ``close``."""
 
     @abstractmethod
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:

@@ -39,14 +39,14 @@ def find_cartridge(loaded: LoadedModel, prefixes: PrefixCache, request: EngineRe
             continue
         owner = owner_of(activations.owner)
         try:
-            blob = prefixes.load(owner, each, partial(fetch, loaded, activations, each))
+            blob, tier = prefixes.load(owner, each, partial(fetch, loaded, activations, each))
         except BlobDamaged as damage:
             activations.refuse(each.cube_id, str(damage))
             prefixes.drop(owner, [each.cube_id])
             notes.append(f"cartridge {each.cube_id} was refused: {damage}")
             continue
         told = f"cartridge {each.cube_id} stands for {blob.tokens} tokens in {slots_of(blob)} positions"
-        return Reuse(each, blob, prompt.memory_end, (*notes, told))
+        return Reuse(each, blob, prompt.memory_end, (*notes, told), tier=tier)
     return Reuse(notes=tuple(notes)) if notes else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +66,7 @@ class Session:
         model: The model, or a twin of it that reads a stored prefix where it lies.
         token_ids: All positions computed or taken over so far.
         logits: Of the last position, ``[vocabulary]``.
+        batch_plan: The adapters of a batch that this session stood first in, by what acted in it.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Session:
     ) -> None:
         self.loaded = loaded
         self.lora = lora
+        self.batch_plan: tuple[Hashable, LoRAPlan] | None = None
         self.model = loaded.model
         self.token_ids = list(token_ids[: reuse.length])
         self.logits: Any = None

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -26,10 +27,12 @@ from memos_core.engine.base import (
 from memos_core.engine.cartridges import owner_of
 from memos_core.engine.compose import ComposePolicy, Composer, Mode
 from memos_core.engine.generate import Outcome, generate, prefill
+from memos_core.engine.kv.ahead import Ahead
 from memos_core.engine.kv.calibration import Calibration
 from memos_core.engine.kv.cartridge import cartridge_fingerprint
 from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
 from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.kv.tiers import Place
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
 from memos_core.engine.lora.bank import AdapterBank
 from memos_core.engine.lora.serve import adapt
@@ -44,9 +47,10 @@ from memos_core.render import MemoryBlock
 __all__ = ["HFEngine"]
 
 DEFAULT_KV_BYTES = 2 * 2**30
+DEFAULT_KV_HOST_BYTES = 8 * 2**30
 DEFAULT_ADAPTER_BYTES = 2**28
 Event = Piece | Done | Failed
-KVCodec = Literal["raw", "int8", "int4", "fp8"]
+KVCodec = Literal["raw", "int8", "int4", "fp8", "grid10", "grid8", "grid7", "grid6", "grid5"]
 
 
 class HFEngine(Engine):
@@ -57,7 +61,8 @@ class HFEngine(Engine):
 
     Args:
         loaded: The model.
-        kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
+        kv_memory_bytes: Budget for stored KV that is kept loaded on the device between requests.
+        kv_host_bytes: Budget for stored KV that the device let go and the host keeps; of no use on a CPU.
         kv_codec: How KV that is built from now on is stored. ``raw`` is exact; the others round it. The request that
             builds it answers from what it computed; later ones, in this process or another, from what was stored.
             KV that was stored with any codec is used, and the notes of the plan name what is approximate.
@@ -75,6 +80,7 @@ class HFEngine(Engine):
         loaded: LoadedModel,
         *,
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        kv_host_bytes: int = DEFAULT_KV_HOST_BYTES,
         kv_codec: KVCodec = "raw",
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
@@ -83,10 +89,11 @@ class HFEngine(Engine):
         self._loaded = loaded
         self._max_request_bytes = max_request_bytes
         self._codec = codec_for(kv_codec)
-        self._kv_memory_bytes = kv_memory_bytes
+        self._kv_memory_bytes, self._kv_host_bytes = kv_memory_bytes, kv_host_bytes
         self._bank = AdapterBank(adapter_memory_bytes)
         self._composer = Composer(compose if isinstance(compose, ComposePolicy) else ComposePolicy(compose))
         self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
+        self._ahead = Ahead(f"memos-ahead-{loaded.name}", lambda: self._worker.busy)
         self._prefix_cache: PrefixCache | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -100,6 +107,7 @@ class HFEngine(Engine):
         dtype: str | torch.dtype = "auto",
         attn_implementation: str | None = None,
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        kv_host_bytes: int = DEFAULT_KV_HOST_BYTES,
         kv_codec: KVCodec = "raw",
         trust_remote_code: bool = False,
         compose: Mode | ComposePolicy = "exact",
@@ -112,7 +120,8 @@ class HFEngine(Engine):
             device: Torch device; ``auto`` takes CUDA, then Apple's GPU, then the CPU.
             dtype: Torch dtype; ``auto`` is the one that the model's configuration names, float32 if it names none.
             attn_implementation: ``sdpa``, ``eager`` and so on; None is transformers' choice.
-            kv_memory_bytes: Budget for stored KV that is kept loaded between requests.
+            kv_memory_bytes: Budget for stored KV that is kept loaded on the device between requests.
+            kv_host_bytes: Budget for stored KV that the device let go and the host keeps; of no use on a CPU.
             kv_codec: How KV is stored: ``raw`` is exact, ``int8``, ``fp8`` and ``int4`` are smaller and approximate.
             trust_remote_code: Run Python code that comes with the model.
             compose: What to do with KV that was stored for each memory alone: ``exact`` uses the longest common prefix
@@ -134,6 +143,7 @@ class HFEngine(Engine):
         return cls(
             shared_model(source),
             kv_memory_bytes=kv_memory_bytes,
+            kv_host_bytes=kv_host_bytes,
             kv_codec=kv_codec,
             compose=compose,
             max_request_bytes=max_request_bytes,
@@ -147,6 +157,7 @@ class HFEngine(Engine):
         *,
         name: str = "local",
         kv_memory_bytes: int = DEFAULT_KV_BYTES,
+        kv_host_bytes: int = DEFAULT_KV_HOST_BYTES,
         kv_codec: KVCodec = "raw",
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
@@ -156,6 +167,7 @@ class HFEngine(Engine):
         return cls(
             loaded,
             kv_memory_bytes=kv_memory_bytes,
+            kv_host_bytes=kv_host_bytes,
             kv_codec=kv_codec,
             compose=compose,
             max_request_bytes=max_request_bytes,
@@ -245,6 +257,14 @@ class HFEngine(Engine):
         composer = Composer(ComposePolicy("auto") if policy is None else policy)
         return composer.calibration(self._loaded, self._run, self.fingerprint)
 
+    def prefetch(self, request: EngineRequest) -> Future[int]:
+        request = replace(request, strict=False)  # nobody waits to be told
+        return self._ahead.submit(lambda: self._resolve(request).stored_tokens, 0)
+
+    def pin(self, owner: str, cube_id: str, *, pinned: bool = True) -> None:
+        if pinned or self._prefix_cache is not None:
+            self._prefixes().pin(owner, cube_id, pinned=pinned)
+
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         if self._prefix_cache is not None:  # forgetting must not need a model that was never loaded
             for name in (owner, owner_of(owner)):
@@ -252,6 +272,7 @@ class HFEngine(Engine):
         self._bank.drop(owner, cube_ids)
 
     def close(self) -> None:
+        self._ahead.close()
         self._worker.close()
         self._prefix_cache = None
         self._bank = AdapterBank(self._bank.max_bytes)
@@ -265,7 +286,8 @@ class HFEngine(Engine):
         window = self._loaded.window
         with self._lock:
             if self._prefix_cache is None:
-                self._prefix_cache = PrefixCache(self._kv_memory_bytes, window)
+                place = Place(self._loaded.model.device, self._kv_memory_bytes, self._kv_host_bytes)
+                self._prefix_cache = PrefixCache(place, window)
             return self._prefix_cache
 
     def _resolve(self, request: EngineRequest) -> Work:

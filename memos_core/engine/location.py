@@ -11,8 +11,11 @@ from memos_core.errors import ModelNotFound
 
 __all__ = ["BUNDLED", "POSITIONS", "UNBOUNDED", "configured_window", "locate", "positions"]
 
-BUNDLED = {"memos-reader": Path(__file__).parent / "reader"}
-"""Models that ship with this package, by name."""
+BUNDLED = {
+    "memos-reader": Path(__file__).parent / "reader",
+    "memos-reader-neox": Path(__file__).parent / "reader_neox",
+}
+"""Models that ship with this package, by name: one like Llama, and one like GPT-NeoX for the same memory elsewhere."""
 
 UNBOUNDED = 1_000_000_000
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")

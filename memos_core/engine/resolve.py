@@ -250,8 +250,8 @@ def find_prefix(
                 verdict = loaded.costs.verdict(found[0].payload.blob.size_bytes, found[1])
                 if not verdict.load:
                     return Reuse(notes=tuple(notes), declined=f"stored KV was not loaded, since {verdict.why}")
-            blob = prefixes.load(owner, found[0], partial(fetch, loaded, activations, found[0]))
-            return Reuse(found[0], blob, found[1], tuple(notes))
+            blob, tier = prefixes.load(owner, found[0], partial(fetch, loaded, activations, found[0]))
+            return Reuse(found[0], blob, found[1], tuple(notes), tier=tier)
         except BlobDamaged as damage:
             broken = reading[-1]
             notes.append(refuse(prefixes, activations, broken, damage))
@@ -312,11 +312,11 @@ def load_chunks(
     chunks = []
     for span, each in pairs:
         try:
-            blob = prefixes.load(activations.owner, each, partial(fetch, loaded, activations, each))
+            blob, tier = prefixes.load(activations.owner, each, partial(fetch, loaded, activations, each))
         except BlobDamaged as damage:
             notes.append(refuse(prefixes, activations, each, damage))
             continue
-        chunks.append(Chunk(each.cube_id, blob, span.source, span.start, span.length))
+        chunks.append(Chunk(each.cube_id, blob, span.source, span.start, span.length, tier))
     return tuple(chunks)
 
 
@@ -353,9 +353,9 @@ def settle(work: Work, built: str | None, built_notes: Sequence[str] = ()) -> In
     if work.reuse.stored is not None:
         kind = f" ({work.reuse.stored.payload.codec}, approximate)" if work.reuse.approximate else ""
         source = f"stored KV {work.reuse.stored.cube_id}{kind}"
-        notes.append(f"{work.reuse.length} of {len(work.token_ids)} tokens from {source}")
+        notes.append(f"{work.reuse.length} of {len(work.token_ids)} tokens from {source}, from {work.reuse.tier}")
     if work.recipe is not None:
-        served = ", ".join(chunk.cube_id for chunk in work.recipe.chunks)
+        served = ", ".join(f"{chunk.cube_id} (from {chunk.tier})" for chunk in work.recipe.chunks)
         notes.append(f"{work.recipe.kept} further tokens from stored KV of single memories: {served}")
     if work.constraint is not None and not work.constraint.guarded:
         notes.append("no short way to a complete answer of this form was found, so max_tokens may cut it")

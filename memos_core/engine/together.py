@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from memos_core.engine.kv.ragged import step
 from memos_core.engine.kv.shared import SharedPrefixCache
-from memos_core.engine.lora.plan import applied
+from memos_core.engine.lora.plan import LoRAPlan, applied
 
 if TYPE_CHECKING:
     from memos_core.engine.generate import Session
@@ -29,7 +29,7 @@ class NextToken:
 
     Attributes:
         piece: Text to deliver meanwhile.
-        key: Steps of equal keys may be taken together.
+        key: Steps of equal keys may be taken together: those of one model, whatever their adapters.
         error: What went wrong in the step, for the one request that it belongs to.
     """
 
@@ -37,8 +37,7 @@ class NextToken:
         self.piece = piece
         self.session = session
         self.token_id = token_id
-        # Steps under other adapters are another batch: their matrices would have to be joined anew for each token.
-        self.key: Hashable = (id(session.loaded), session.lora and session.lora.identity)
+        self.key: Hashable = id(session.loaded)
         self.error: Exception | None = None
 
     def take(self, steps: Sequence[NextToken]) -> None:
@@ -53,7 +52,7 @@ class NextToken:
         lengths = [cache.get_seq_length() for cache in caches]
         try:
             # Every session is past the position from which its adapters act, so the furthest one speaks for all.
-            with applied(self.session.lora, max(lengths), 1):
+            with applied(shared_plan(steps), max(lengths), 1):
                 logits = step(self.session.model, caches, [each.token_id for each in steps])
         except RuntimeError:
             for each, cache, length in zip(steps, caches, lengths, strict=True):
@@ -69,3 +68,17 @@ class NextToken:
             self.session.feed([self.token_id])
         except RuntimeError as error:
             self.error = error
+
+
+def shared_plan(steps: Sequence[NextToken]) -> LoRAPlan | None:
+    """Return the plan under which all of ``steps`` are taken: a row for each of them where their adapters differ."""
+    first = steps[0].session
+    plans = [each.session.lora for each in steps]
+    identities = tuple(plan and plan.identity for plan in plans)
+    if len(set(identities)) == 1:
+        return first.lora
+    # Joining the matrices takes about as long as a few tokens, so that is done when a request joins or leaves, and the
+    # request that stands first holds the result: it goes with it, and no adapter outlives the requests under it.
+    if first.batch_plan is None or first.batch_plan[0] != identities:
+        first.batch_plan = identities, LoRAPlan([() if plan is None else plan.rows[0] for plan in plans])
+    return first.batch_plan[1]

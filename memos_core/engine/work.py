@@ -24,6 +24,7 @@ class Reuse:
         blob: Its tensors, on the model's device.
         length: Positions taken from it.
         notes: What was found on the way, such as damaged blobs.
+        tier: Where its tensors lay: on the device, in RAM or on the disk.
         declined: Why a stored prefix that fits was left alone; empty if none was.
     """
 
@@ -32,6 +33,7 @@ class Reuse:
     length: int = 0
     notes: tuple[str, ...] = ()
     declined: str = ""
+    tier: str = ""
 
     @property
     def approximate(self) -> bool:

@@ -79,6 +79,7 @@ class Shared:
     condition: threading.Condition = field(default_factory=threading.Condition)
     waiting: deque[Ticket] = field(default_factory=deque)
     stopping: bool = False
+    active: int = 0
     pid: int = field(default_factory=os.getpid)
 
 
@@ -118,6 +119,12 @@ class Worker:
                 shared.waiting.append(ticket)
                 shared.condition.notify()
         return ticket
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is under way or waits."""
+        shared = self._shared
+        return shared is not None and shared.pid == os.getpid() and bool(shared.waiting or shared.active)
 
     def close(self) -> None:
         """Stop the thread; work under way fails with ``GenerationCancelled``. Idempotent."""
@@ -191,9 +198,11 @@ def take(shared: Shared, active: deque[Ticket]) -> bool:
     """Wait for something to do and move new tickets to ``active``; False when it is time to stop."""
     with shared.condition:
         while not (shared.stopping or shared.waiting or active):
+            shared.active = 0
             shared.condition.wait()
         while shared.waiting and len(active) < MAX_ACTIVE:
             active.append(shared.waiting.popleft())
+        shared.active = len(active)
         return not shared.stopping
 
 

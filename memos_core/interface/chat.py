@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, get_args
+from typing import Any, TypedDict, Unpack, get_args
 
-from memos_core.cube import MemCube
+from memos_core.cube import MemCube, State
 from memos_core.engine.base import ActivationStore, Engine, EngineRequest, GenerationOptions
 from memos_core.engine.grammar import answer_grammar
 from memos_core.errors import EngineMissing, InvalidInput
@@ -31,6 +32,8 @@ __all__ = ["ChatCall", "ChatOptions", "ChatPipeline", "default_budget"]
 
 MAX_DEFAULT_BUDGET = 2048
 
+EXPIRED = "its time is over, and what has expired is never recalled"
+
 
 class ChatOptions(TypedDict, total=False):
     """Keyword arguments of ``Scope.chat`` and ``Scope.stream``.
@@ -51,7 +54,8 @@ class ChatOptions(TypedDict, total=False):
             by ``max_tokens``: where these run out it is closed early, ``finish_reason`` is ``length`` and the plan says
             so. Objects hold the properties that the schema names and no others, unless it allows others
             explicitly. With tools that may be called, the reply is such JSON or a call.
-        memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one.
+        memory_ids: Use exactly these memories instead of searching. ``ID[120:480]`` names a passage of one. What has
+            expired is left out, and the plan says so.
         adapter: Id of a parametric memory to apply. With ``inject="lora"`` the memories that it was made from leave
             the prompt.
         inject: ``off``, ``text``, ``kv``, ``lora`` or ``auto`` (default).
@@ -134,8 +138,8 @@ class ChatCall:
         )
 
 
-def ignore_plan(principal: Principal, plan: InjectionPlan) -> None:
-    """Nobody looks at how plans came out."""
+def ignore_reply(principal: Principal, reply: Reply) -> None:
+    """Nobody looks at what came out."""
 
 
 class ChatPipeline:
@@ -153,7 +157,7 @@ class ChatPipeline:
         activations: Callable[[Principal, Sequence[MemCube]], ActivationStore],
         adapters: MemAdapters,
         emit: Callable[[Event], None],
-        observe: Callable[[Principal, InjectionPlan], None] = ignore_plan,
+        observe: Callable[[Principal, Reply], None] = ignore_reply,
     ) -> None:
         self._engine = engine
         self.governance = governance
@@ -210,13 +214,14 @@ class ChatPipeline:
             return InjectionPlan(inject="off", notes=("memory is off",))
         if call.memory_ids is not None:
             cubes = self.named(principal, call.memory_ids)
-            return self.scheduler.plan_exactly(cubes, inject=call.inject, count_tokens=engine.count_tokens)
+            plan = self.scheduler.plan_exactly(unexpired(cubes), inject=call.inject, count_tokens=engine.count_tokens)
+            return replace(plan, left_out={cube.id: EXPIRED for cube in cubes if cube.state is State.EXPIRED})
         budget = call.memory_budget
         if budget is None:
             budget = default_budget(engine.capabilities.context_window)
         asked = self.reader.parse(messages, now=self.governance.clock.now(), max_tokens=budget)
         hits = self.operator.search(principal, asked) if asked else []
-        return self.scheduler.plan(
+        plan = self.scheduler.plan(
             hits,
             inject=call.inject,
             budget_tokens=budget,
@@ -224,21 +229,45 @@ class ChatPipeline:
             pinned=self.operator.standing(principal, self.scheduler.working.pins(principal)),
             now=self.governance.clock.now(),
         )
+        return replace(plan, asked=asked)
+
+    def prefetch(
+        self,
+        principal: Principal,
+        prompt: str | Sequence[Message | Mapping[str, Any]],
+        **options: Unpack[ChatOptions],
+    ) -> Future[int]:
+        """Bring the KV that a chat with this prompt would use into memory, in the background, and answer nothing.
+
+        For a prompt that is likely to come: one that is being typed, or the first of a session. It computes no KV,
+        stores nothing, counts no use, and gives way to requests that are under way.
+
+        Returns:
+            How many tokens stored KV will serve; 0 where requests came first.
+        """
+        return self.engine.prefetch(self.prepare(principal, prompt, ChatCall(**options)))
 
     def pin(self, principal: Principal, cube_id: str, *, pinned: bool = True) -> None:
         """Put a memory into every prompt of this scope before all others, or let it go. Lasts while the vault is open.
+
+        An activation memory is kept in the engine's memory instead, however little it is used, until the engine closes.
 
         Raises:
             CubeNotFound: It is not visible here.
             InvalidInput: Too many are pinned already.
         """
-        working = self.scheduler.working
+        working, owner = self.scheduler.working, self.activations(principal, ()).owner
         if not pinned:
             working.unpin(principal, cube_id)
+            if self._engine is not None:
+                self._engine.pin(owner, cube_id, pinned=False)
             return
         with self.operator.vault.read() as session:
-            found(session.cube(self.governance.reach(principal), cube_id), cube_id)
-        working.pin(principal, cube_id)
+            cube = found(session.cube(self.governance.reach(principal), cube_id), cube_id)
+        if cube.payload.type == "activation":
+            self.engine.pin(owner, cube_id)
+        else:
+            working.pin(principal, cube_id)
 
     def call(self, query: str, **fields: Any) -> MemoryCall:
         """Return what a search for ``query`` asks, as the reader reads it; ``fields`` are the caller's conditions."""
@@ -286,7 +315,7 @@ class ChatPipeline:
         self.lifecycle.flush()  # the next plan goes by these counts
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
-        self.observe(principal, reply.plan)
+        self.observe(principal, reply)
         if remember:
             self.remember(principal, messages, reply)
 
@@ -297,6 +326,10 @@ class ChatPipeline:
         turns = chat_turns(said, user=principal.user, at=self.governance.clock.now())
         if turns:
             self.operator.add(principal, turns)
+
+
+def unexpired(cubes: Sequence[MemCube]) -> list[MemCube]:
+    return [cube for cube in cubes if cube.state is not State.EXPIRED]
 
 
 def unmarked(messages: Sequence[Message], call: ChatCall) -> tuple[list[Message], ChatCall]:

@@ -76,7 +76,7 @@ def build_context(
         pinned=operator.standing(principal, scheduler.working.pins(principal)),
         now=operator.governance.clock.now(),
     )
-    return written(plan, hits, count_tokens)
+    return written(replace(plan, asked=call), hits, count_tokens)
 
 
 def context_of(

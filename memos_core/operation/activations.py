@@ -50,7 +50,7 @@ class ScopeActivations:
 
     def find(self, fingerprint: str) -> list[StoredActivation]:
         with self.vault.read() as session:
-            found = session.activations(self.visibility, fingerprint, self.governance.clock.now())
+            found = self.vault.activations.current(session, self.visibility, fingerprint, self.governance.clock.now())
         return [StoredActivation(cube_id, payload) for cube_id, payload in found]
 
     def read(self, address: str) -> bytes:

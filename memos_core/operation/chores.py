@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import datetime
 
 from memos_core.engine.base import Engine
 from memos_core.infrastructure.vault import MemVault
 from memos_core.operation.evolve import MemEvolution
+from memos_core.operation.items import ItemOperator
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.refresh import queue_refreshes
-from memos_core.operation.remaking import queue_remakes
+from memos_core.operation.remaking import Remaker
 from memos_core.operation.retention import MemRetention
 from memos_core.operation.worker import Worker
 
@@ -19,13 +21,22 @@ __all__ = ["Chores"]
 REMAKE_SECONDS = 60.0
 """How often a worker looks for forms of other models: somebody else may have brought in one."""
 
+SWEEP_SECONDS = 60.0
+"""How often a worker erases the items whose time is over: no question sees them in the meantime."""
+
+
+def nothing() -> None:
+    """Nothing waits elsewhere."""
+
 
 class Chores:
     """Does what waits, when it is told to. Thread-safe.
 
     Args:
+        items: Those of all users, of which the expired ones are erased.
         evolves: Whether memories change their form by themselves, as often as the policy says.
         engine: For whose model the forms of other models are made again.
+        gather: Writes down and queues what other parts have waiting.
     """
 
     def __init__(
@@ -36,16 +47,20 @@ class Chores:
         evolution: MemEvolution,
         retention: MemRetention,
         *,
+        items: ItemOperator,
         evolves: bool,
         engine: Engine | None = None,
+        gather: Callable[[], None] = nothing,
     ) -> None:
         self.vault = vault
         self.lifecycle = lifecycle
         self.worker = worker
         self.evolution = evolution
         self.retention = retention
+        self.items = items
+        self.gather = gather
         self.evolves = evolves
-        self.engine = engine
+        self.remaker = None if engine is None else Remaker(vault, worker.queue, engine)
         self._done: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
@@ -64,9 +79,12 @@ class Chores:
 
     def _round(self, stop: threading.Event | None) -> int:
         self.lifecycle.flush()
+        self.gather()
         queue_refreshes(self.vault, self.worker.queue)
-        if self.engine is not None and self._is_time("remake", REMAKE_SECONDS):
-            queue_remakes(self.vault, self.worker.queue, self.engine)
+        if self.remaker is not None and self._is_time("remake", REMAKE_SECONDS):
+            self.remaker.queue_all()
+        if stop is None or self._is_time("sweep", SWEEP_SECONDS):
+            self.items.sweep_all()
         policy = self.retention.policy
         if policy is not None and self._is_time("tidy", policy.every_seconds):
             self.retention.tidy_all()

@@ -315,6 +315,12 @@ class ItemOperator:
             writer.erase(lapsed)
         return len(lapsed)
 
+    def sweep_all(self) -> int:
+        """``sweep`` for everyone in the vault."""
+        with self.vault.read() as session:
+            owners = items.lapsed_owners(session, session.now)
+        return sum(self.sweep(ItemHandle(principal, None, True)) for principal in owners)
+
 
 def check_question(operation: ItemOperation) -> None:
     """Check what is asked.

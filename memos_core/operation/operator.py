@@ -33,7 +33,7 @@ from memos_core.item import decoded_value
 from memos_core.operation.committing import Committing, Draft, with_links
 from memos_core.operation.item_writing import pieces_of
 from memos_core.operation.ranker import Ranker
-from memos_core.operation.search import MemSearch, SearchSettings
+from memos_core.operation.search import Learned, MemSearch, SearchSettings, nothing_learned
 from memos_core.operation.superseding import reinstated
 from memos_core.operation.words import words
 from memos_core.principal import Principal
@@ -55,12 +55,14 @@ class MemOperator:
         ids: UlidFactory,
         settings: SearchSettings | None = None,
         ranker: Ranker | None = None,
+        *,
+        learned: Learned = nothing_learned,
     ) -> None:
         self.vault = vault
         self.governance = governance
         self.ids = ids
         self.settings = settings or SearchSettings()
-        self.finder = MemSearch(vault, governance, self.settings, ranker or Ranker.load())
+        self.finder = MemSearch(vault, governance, self.settings, ranker or Ranker.load(), learned)
 
     # Writing
 

@@ -56,17 +56,32 @@ class Ranking:
     Attributes:
         scores: Between 0 and 1, shape ``[passages]``; 1 is what would have every signal for it and none against it.
         parts: What each signal adds, shape ``[passages, signals]``.
+        signals: The signals themselves, of the same shape.
+        best: What is scaled to a score of 1.
+        names: Of the signals.
     """
 
     scores: Column
     parts: NDArray[np.float32]
+    signals: NDArray[np.float32]
+    best: float = 1.0
+    names: tuple[str, ...] = SIGNALS
 
     def shares(self, passage: int) -> dict[str, float]:
         """Return each signal's share in a passage's score, the largest first; shares add up to 1 in size."""
         parts = self.parts[passage].tolist()
         total = sum(map(abs, parts)) or 1.0
         order = sorted(range(len(parts)), key=lambda place: -abs(parts[place]))
-        return {SIGNALS[place]: round(parts[place] / total, 4) for place in order if parts[place]}
+        return {self.names[place]: round(parts[place] / total, 4) for place in order if parts[place]}
+
+    def with_more(self, signals: NDArray[np.float32], weights: Column, names: tuple[str, ...]) -> Ranking:
+        """Return this ranking with further signals, shape ``[passages, more]``, that move scores by their weights.
+
+        The scale of scores stays that of the shipped signals.
+        """
+        parts = np.concatenate([self.parts, signals * weights], axis=1)
+        scores = np.clip(parts.sum(axis=1) / np.float32(self.best), 0.0, 1.0)
+        return Ranking(scores, parts, np.concatenate([self.signals, signals], axis=1), self.best, names)
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,12 @@ class Ranker:
         column = np.array([factors.get(name, 1.0) for name in SIGNALS], np.float32)
         return replace(self, table=self.table * column[:, None])
 
+    def with_added(self, added: Column) -> Ranker:
+        """Return the same ranker with something added to the plain weight of each signal, shape ``[signals]``."""
+        table = self.table.copy()
+        table[:, 0] += added
+        return replace(self, table=table)
+
     def weights(self, situation: Column) -> Column:
         """Return the weight of each signal."""
         weights: Column = self.table @ self.placed(situation)
@@ -119,7 +140,7 @@ class Ranker:
         weights = self.weights(situation)
         parts = signals * weights
         best = float(np.maximum(weights, 0).sum()) or 1.0
-        return Ranking(np.clip(parts.sum(axis=1) / np.float32(best), 0.0, 1.0), parts)
+        return Ranking(np.clip(parts.sum(axis=1) / np.float32(best), 0.0, 1.0), parts, signals, best)
 
 
 @lru_cache(maxsize=1)

@@ -128,7 +128,9 @@ class MemScheduler:
 
     def planned(self, item: Candidate, inject: Inject) -> PlannedMemory:
         placement, reason = self.preference.prefer(item.cube, inject)
-        return PlannedMemory(item.cube, item.tokens, placement, f"{item.why}; {reason}", passage=item.passage)
+        return PlannedMemory(
+            item.cube, item.tokens, placement, f"{item.why}; {reason}", passage=item.passage, weighed=item.weighed
+        )
 
 
 def newest(candidates: Sequence[Candidate]) -> datetime:
@@ -170,7 +172,7 @@ def candidate(hit: Hit, count_tokens: CountTokens) -> Candidate:
     why = f"score {hit.score:.2f}: {hit.why}"
     if hit.passage is not None:
         why += f"; characters {hit.passage[0]} to {hit.passage[1]} of {len(hit.cube.text)}"
-    return Candidate(cube, line_tokens(cube, count_tokens), hit.score, why, hit.passage)
+    return Candidate(cube, line_tokens(cube, count_tokens), hit.score, why, hit.passage, hit.weighed)
 
 
 def line_tokens(cube: MemCube, count_tokens: CountTokens) -> int:

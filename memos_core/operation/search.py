@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from memos_core.cube import MemCube, normalised
+from memos_core.embedding.base import Vector
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import Mask, MemVault, SearchFilter, Survey
+from memos_core.operation.experience import ALL_SIGNALS, Experience, features_of
 from memos_core.operation.ground import Column
 from memos_core.operation.ranker import Ranker, Ranking
 from memos_core.operation.ranking import idf_of
 from memos_core.operation.signals import Question, may_answer, signals_of, situation_of
 from memos_core.principal import Principal
-from memos_core.records import Hit, MemoryCall
+from memos_core.records import Hit, MemoryCall, Weighed
 
-__all__ = ["NEAR_DUPLICATE", "Look", "MemSearch", "SearchSettings"]
+__all__ = ["NEAR_DUPLICATE", "Learned", "Look", "MemSearch", "SearchSettings", "nothing_learned"]
 
 NEAR_DUPLICATE = "near_duplicate"
 """The relation from a memory to an older one that says nearly the same."""
@@ -72,6 +74,7 @@ class Look:
         survey: What the vault knows of the passages that may answer.
         signals: Shape ``[passages, signals]``.
         situation: Shape ``[situation]``.
+        vector: Of the question; None where there is no embedder.
     """
 
     conditions: SearchFilter
@@ -79,25 +82,57 @@ class Look:
     survey: Survey
     signals: NDArray[np.float32]
     situation: Column
+    vector: Vector | None = None
+
+
+Learned = Callable[[Principal, int], Experience]
+"""Returns what the ranking of a principal goes by, as of a revision of what is searched."""
+
+
+def nothing_learned(principal: Principal, revision: int) -> Experience:
+    """Everyone is served by what ships."""
+    return Experience()
 
 
 class MemSearch:
-    """Finds memories in one vault. Thread-safe."""
+    """Finds memories in one vault. Thread-safe.
 
-    def __init__(self, vault: MemVault, governance: MemGovernance, settings: SearchSettings, ranker: Ranker) -> None:
+    Args:
+        learned: Tells what a principal's feedback has taught.
+    """
+
+    def __init__(
+        self,
+        vault: MemVault,
+        governance: MemGovernance,
+        settings: SearchSettings,
+        ranker: Ranker,
+        learned: Learned = nothing_learned,
+    ) -> None:
         self.vault = vault
         self.governance = governance
         self.settings = settings
         self.ranker = ranker.scaled(settings.factors)
+        self.learned = learned
+        self.features = features_of(vault.embedder.name if vault.embedder else None)
 
     def search(self, principal: Principal, call: MemoryCall) -> list[Hit]:
         """Return the best memories for ``call``, best first; see ``MemOperator.search``."""
         look = self.look(principal, call)
         if not len(look.survey):
             return []
-        ranking = self.ranker.rank(look.signals, look.situation)
+        ranking = self.rank(look, self.learned(principal, look.survey.revision))
         hits = self.hits(look, ranking)
         return diverse(hits, call.k) if self.settings.diverse else list(islice(hits, call.k))
+
+    def rank(self, look: Look, learned: Experience) -> Ranking:
+        """Return the scores of what a look saw."""
+        survey = look.survey
+
+        def cube_id(row: int) -> str:
+            return survey.cube_ids[int(survey.rows["cube"][row])]
+
+        return learned.rank(self.ranker, look.signals, look.situation, cube_id, look.vector)
 
     def look(self, principal: Principal, call: MemoryCall) -> Look:
         """Return all that the ranking of ``call`` rests on.
@@ -118,18 +153,26 @@ class MemSearch:
             conditions = replace(conditions, visibility=self.governance.visibility(principal))
         idf = idf_of(survey.counts)
         signals, situation = signals_of(question, survey, idf), situation_of(question, survey, idf)
-        return Look(conditions, question, survey, signals, situation)
+        return Look(conditions, question, survey, signals, situation, vector)
 
     def hits(self, look: Look, ranking: Ranking) -> Iterator[Hit]:
         """Yield the first candidates as hits, made as they are taken. The ledger has the last word on each."""
         wanted = look.question.call.k + SPARE
         candidates = best_passages(look.survey, ranking)
+        situation = tuple(look.situation.tolist())
         while part := {one.cube_id: one.row for one in islice(candidates, wanted)}:
             with self.vault.read() as session:
                 cubes = session.cubes_since(look.conditions, list(part), look.survey.revision)
             for cube in cubes:
                 wanted -= 1
-                yield hit_of(cube, part[cube.id], look, ranking)
+                row = part[cube.id]
+                yield hit_of(cube, row, look, ranking, Weighed(self.features, signals_at(ranking, row), situation))
+
+
+def signals_at(ranking: Ranking, row: int) -> tuple[float, ...]:
+    """Return the signals of a passage; those of experience are 0 where there is none."""
+    own: list[float] = ranking.signals[row].tolist()
+    return (*own, *[0.0] * (len(ALL_SIGNALS) - len(own)))
 
 
 def best_passages(survey: Survey, ranking: Ranking) -> Iterator[Found]:
@@ -157,7 +200,7 @@ def best_first(scores: Column, ages: NDArray[np.int64], allowed: Mask | None) ->
         done, size = len(order), size * 8
 
 
-def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking) -> Hit:
+def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking, weighed: Weighed) -> Hit:
     """Return the hit for ``cube`` by its passage at ``row``, with the shares of the signals in words."""
     question, survey = look.question, look.survey
     shares = ranking.shares(row)
@@ -167,7 +210,7 @@ def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking) -> Hit:
         why += f" (holds {', '.join(sorted(held))})"
     start, end = int(survey.rows["start"][row]), int(survey.rows["end"][row])
     whole = start == 0 and end >= len(cube.text)
-    return Hit(cube, float(ranking.scores[row]), why, None if whole else (start, end), shares)
+    return Hit(cube, float(ranking.scores[row]), why, None if whole else (start, end), shares, weighed)
 
 
 def diverse(hits: Iterable[Hit], k: int) -> list[Hit]:

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import snowballstemmer
 
-__all__ = ["query_words", "words"]
+__all__ = ["query_words", "telling_words", "words"]
 
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff\u3400-\u4dbf"
@@ -64,6 +64,11 @@ def query_words(text: str) -> tuple[str, ...]:
     stems = stop_stems()
     telling = tuple(word for word in found if word not in stems)
     return telling or tuple(found)
+
+
+def telling_words(text: str) -> set[str]:
+    """Return the distinct words of a text without those that carry no subject; none if it has no others."""
+    return set(split(text)) - stop_stems()
 
 
 def split(text: str) -> Iterator[str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
-from memos_core.cube import Descriptive, Governance, Header, MemCube, MemoryType, PlaintextPayload
+from memos_core.cube import MemCube
 from memos_core.transform.distill import Lessons
 from memos_core.transform.lessons import Lesson, Reading
+from memos_core.transform.strangers import StrangerLists, Strangers, bundled_strangers, invented
 from memos_core.transform.study import Question, StudyTemplates, study, words_of
 
-__all__ = ["Course", "Exam", "Maker"]
+__all__ = ["Course", "Exam", "Maker", "Sizes"]
 
 CONTEXTS = 6
 """Contexts of other memories in which each question is asked, besides none at all."""
@@ -25,9 +25,30 @@ MOST_BESIDE = 5
 DROPPED = 2
 """Shortened forms of each question: words that the memory does not hold are left out at random, so that what is
 learned does not hang on the words around."""
-MAX_FOREIGN = 48
-NOBODY = Governance(owner="nobody", namespace="nobody")
-LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+SHARPENED = 2
+"""Power of the teacher's distribution where what it says is to be kept. Answers change first where the model is least
+sure, and an adapter that makes it no less sure changes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many foreign questions there are.
+
+    Attributes:
+        learned: To learn by, half with one memory and half with several in the prompt.
+        learned_rivals: Likewise, about rivals of the own memories.
+        learned_unrelated: Likewise, with no memory.
+        examined: For each of the two gates on foreign memories.
+        examined_rivals: For the gate on rivals.
+        examined_unrelated: For the gate on unrelated questions.
+    """
+
+    learned: int = 500
+    learned_rivals: int = 300
+    learned_unrelated: int = 200
+    examined: int = 240
+    examined_rivals: int = 160
+    examined_unrelated: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +60,8 @@ class Exam:
         among: The same among foreign memories in the prompt.
         foreign: Questions to foreign memories that stand in the prompt, with what the model says anyway.
         foreign_among: The same with several foreign memories in the prompt.
+        rivals: The same with memories that come close to the own: about the same of another, or another of the same
+            subject, or contradicting.
         unrelated: Questions to foreign memories that do not stand there, likewise.
         together: Share of the own held-out questions that the model answers right when it reads all the memories.
     """
@@ -47,6 +70,7 @@ class Exam:
     among: Sequence[Lesson]
     foreign: Sequence[Lesson]
     foreign_among: Sequence[Lesson]
+    rivals: Sequence[Lesson]
     unrelated: Sequence[Lesson]
     together: float
 
@@ -73,27 +97,44 @@ class Maker:
         unread: Statements that the model does not answer right even while it reads them.
     """
 
-    def __init__(self, reading: Reading, cubes: Sequence[MemCube], templates: StudyTemplates, seed: int) -> None:
+    def __init__(
+        self,
+        reading: Reading,
+        cubes: Sequence[MemCube],
+        templates: StudyTemplates,
+        seed: int,
+        *,
+        strangers: StrangerLists | None = None,
+        sizes: Sizes | None = None,
+    ) -> None:
         self.reading = reading
         self.cubes = cubes
         self.templates = templates
+        self.sizes = sizes or Sizes()
         self.rng = random.Random(seed)
+        lists = strangers or bundled_strangers()
+        self.to_learn, self.to_examine = (Strangers(lists.half(which), templates, self.rng) for which in (0, 1))
         self.questions = study(cubes, templates)
         self.facts = self.questions.facts
         covered = {question.cube for question in self.questions.learned}
         self.uncovered = tuple(cube.id for index, cube in enumerate(cubes) if index not in covered)
+        self.statements = [(cube.speaker, each) for cube in cubes for each in templates.statements(cube.text)]
         self.taught: dict[int, Lesson] = {}
         self.unread = self.teach(self.questions.learned)
 
     def course(self, foreign: Sequence[MemCube]) -> Course:
         """Return lessons and examination, with ``foreign`` memories and invented ones beside the own."""
-        own_words = {words_of(cube.text) for cube in self.cubes}
-        others = [*foreign, *(invented(text) for text in self.templates.others)]
-        others = [cube for cube in others if words_of(cube.text) not in own_words][:MAX_FOREIGN]
+        sizes, own_words = self.sizes, {words_of(cube.text) for cube in self.cubes}
+        others = [cube for cube in foreign if words_of(cube.text) not in own_words]
+        one = self.foreign(others[0::2], self.to_learn, sizes.learned // 2, most=1)
+        several = self.foreign(others[0::2], self.to_learn, sizes.learned // 2, most=MOST_BESIDE)
+        nowhere = self.foreign(others[0::2], self.to_learn, sizes.learned_unrelated, most=0)
+        rivals = list(self.rivals(self.to_learn, sizes.learned_rivals, absent=True))
+        told = list(self.kept(self.told([*one, *several, *nowhere, *rivals])))
         lessons = Lessons(
             own=list(self.own(self.questions.learned, others[0::2])),
-            foreign=self.foreign(others[0::2], most=MOST_BESIDE),
-            quiet=self.foreign(others[0::2], most=0),
+            foreign=[each for each in told if each.start],
+            quiet=[each for each in told if not each.start],
         )
         return Course(lessons, self.exam(self.questions.held_out, others[1::2]))
 
@@ -106,7 +147,7 @@ class Maker:
         reading = self.reading
         asked = [reading.lesson(question, [self.cubes[question.cube]]) for question in questions]
         right: set[int] = set()
-        for lesson in reading.taught([replace(lesson, answer=reading.answer(lesson)) for lesson in asked]):
+        for lesson in self.told(asked):
             fact = lesson.question.fact
             if fact not in right and lesson.question.answered_by(reading.text(lesson.answer)):
                 right.add(fact)
@@ -114,55 +155,114 @@ class Maker:
             self.taught.setdefault(fact, lesson)
         return len(self.taught) - len(right)
 
+    def told(self, lessons: Sequence[Lesson]) -> list[Lesson]:
+        """Return the lessons with what the model says there by itself."""
+        answers = self.reading.answers(lessons)
+        return self.reading.taught([replace(each, answer=said) for each, said in zip(lessons, answers, strict=True)])
+
+    def kept(self, lessons: Sequence[Lesson]) -> Iterator[Lesson]:
+        """Yield what is worth keeping of what the model says by itself: not what it reads wrong."""
+        for each in lessons:
+            if not each.start or each.question.answered_by(self.reading.text(each.answer)):
+                weights = each.top_weights**SHARPENED
+                yield replace(each, top_weights=weights / weights.sum(-1, keepdim=True))
+
     def own(self, questions: Sequence[Question], others: Sequence[MemCube]) -> Iterator[Lesson]:
-        """Yield the questions, and shortened forms of them, alone and among other memories."""
+        """Yield the questions, and shortened forms of them, alone and among other memories, rivals too."""
         for question in questions:
             cube = self.cubes[question.cube]
             for each in (question, *(shortened(question, cube, self.rng) for _ in range(DROPPED))):
                 counts = [0, *(self.rng.randint(1, MOST_BESIDE) for _ in range(CONTEXTS))]
                 for count in counts:
-                    yield self.ask(each, self.some(others, count))
+                    yield self.ask(each, self.beside(others, self.to_learn, count))
+
+    def beside(self, others: Sequence[MemCube], strangers: Strangers, count: int) -> list[MemCube]:
+        """Return ``count`` memories of others: of the scope, of strangers, and now and then one that comes close."""
+        made: list[MemCube] = []
+        while len(made) < count:
+            dice = self.rng.random()
+            close = self.close(strangers, absent=True) if dice < 0.15 else None
+            if close is not None:
+                made.append(close[0])
+            elif others and dice < 0.4:
+                made.append(self.rng.choice(others))
+            else:
+                made.append(invented(strangers.draw()))
+        return made
 
     def ask(self, question: Question, context: Sequence[MemCube]) -> Lesson:
         """Return an own question with the answer that was taught."""
         return answered_as(self.reading.lesson(question, context), self.taught[question.fact])
 
-    def foreign(self, others: Sequence[MemCube], *, most: int) -> list[Lesson]:
-        """Return questions to foreign memories, each with its memory and up to ``most - 1`` more in the prompt.
+    def foreign(self, others: Sequence[MemCube], strangers: Strangers, count: int, *, most: int) -> list[Lesson]:
+        """Return questions to memories of others, each with its memory and up to ``most - 1`` more in the prompt.
 
-        ``most=0``: without any. What is to be said is what the model says there by itself.
+        ``most=0``: without any. Not yet with an answer.
         """
-        lessons = []
-        for question in self.two_of_each(study(others, self.templates, held_out=0).learned):
-            context = [others[question.cube], *self.some(others, self.rng.randrange(max(1, most)))]
-            context = list({cube.id: cube for cube in context}.values()) if most else []
-            self.rng.shuffle(context)
-            lesson = self.reading.lesson(question, context)
-            lessons.append(replace(lesson, answer=self.reading.answer(lesson)))
-        return self.reading.taught(lessons)
+        lessons: list[Lesson] = []
+        scope = self.rng.sample(list(others), min(len(others), count // 4))
+        while len(lessons) < count:
+            cube = scope.pop() if scope else invented(strangers.draw())
+            questions = study([cube], self.templates, held_out=0).learned
+            if questions:
+                more = self.beside(others, strangers, self.rng.randrange(max(1, most)))
+                lessons.append(self.reading.lesson(self.rng.choice(questions), self.shuffled([cube, *more], most)))
+        return lessons
 
-    def two_of_each(self, questions: Sequence[Question]) -> list[Question]:
-        """Return two phrasings of each question."""
-        by_fact: dict[int, list[Question]] = {}
-        for question in questions:
-            by_fact.setdefault(question.fact, []).append(question)
-        return [each for group in by_fact.values() for each in self.rng.sample(group, min(2, len(group)))]
+    def shuffled(self, cubes: Sequence[MemCube], most: int) -> list[MemCube]:
+        context = list({cube.id: cube for cube in cubes}.values()) if most else []
+        self.rng.shuffle(context)
+        return context
+
+    def rivals(self, strangers: Strangers, count: int, *, absent: bool) -> Iterator[Lesson]:
+        """Yield questions to memories that come close to the own, which stand in the prompt; not yet with an answer.
+
+        Args:
+            absent: Some of them stand nowhere. None of those contradicts: the own answer is the right one there.
+        """
+        own = {words_of(each.text) for each in (*self.questions.learned, *self.questions.held_out)}
+        for _ in range(count):
+            nowhere = absent and self.rng.random() < 0.4
+            found = self.close(strangers, absent=nowhere)
+            if found is None:
+                continue
+            cube, contradicts = found
+            questions = study([cube], self.templates, held_out=0).learned
+            asked = [each for each in questions if contradicts or words_of(each.text) not in own]
+            if asked:
+                more = self.beside((), strangers, self.rng.randrange(3))
+                context = self.shuffled([cube, *more], 0 if nowhere else 1)
+                yield self.reading.lesson(self.rng.choice(asked), context)
+
+    def close(self, strangers: Strangers, *, absent: bool) -> tuple[MemCube, bool] | None:
+        """Return a memory that comes close to an own one, and whether it contradicts it; None where none was found.
+
+        Args:
+            absent: None that contradicts.
+        """
+        speaker, statement = self.rng.choice(self.statements)
+        dice = self.rng.randrange(2 if absent else 3)
+        if dice == 2:
+            return invented(strangers.against(statement), speaker), True
+        if dice == 1:
+            return invented(strangers.of_the_same(statement), speaker), False
+        text = strangers.of_another(statement)
+        return None if text is None else (invented(text), False)
 
     def exam(self, held_out: Sequence[Question], others: Sequence[MemCube]) -> Exam:
-        reading = self.reading
-        read = [reading.text(reading.answer(reading.lesson(each, self.cubes))) for each in held_out]
-        right = sum(each.answered_by(text) for each, text in zip(held_out, read, strict=True))
+        reading, sizes, strangers = self.reading, self.sizes, self.to_examine
+        read = reading.answers([reading.lesson(each, self.cubes) for each in held_out])
+        right = sum(each.answered_by(reading.text(said)) for each, said in zip(held_out, read, strict=True))
+        contexts = max(EXAM_CONTEXTS, 50 // len(held_out))
         return Exam(
             alone=[self.ask(each, []) for each in held_out],
-            among=[self.ask(each, self.some(others, 4)) for each in held_out for _ in range(EXAM_CONTEXTS)],
-            foreign=self.foreign(others, most=1),
-            foreign_among=self.foreign(others, most=4),
-            unrelated=self.foreign(others, most=0),
+            among=[self.ask(each, self.beside(others, strangers, 4)) for each in held_out for _ in range(contexts)],
+            foreign=self.told(self.foreign(others, strangers, sizes.examined, most=1)),
+            foreign_among=self.told(self.foreign(others, strangers, sizes.examined, most=4)),
+            rivals=self.told(list(self.rivals(strangers, sizes.examined_rivals, absent=False))),
+            unrelated=self.told(self.foreign(others, strangers, sizes.examined_unrelated, most=0)),
             together=right / max(1, len(held_out)),
         )
-
-    def some(self, others: Sequence[MemCube], count: int) -> list[MemCube]:
-        return self.rng.sample(list(others), min(count, len(others)))
 
 
 def answered_as(lesson: Lesson, taught: Lesson) -> Lesson:
@@ -175,9 +275,3 @@ def shortened(question: Question, cube: MemCube, rng: random.Random) -> Question
     held = words_of(cube.text)
     kept = [word for word in question.text.split() if words_of(word) in held or rng.random() < 0.75]
     return replace(question, text=" ".join(kept) or question.text)
-
-
-def invented(text: str) -> MemCube:
-    """Return a memory about somebody who does not exist; it is in no vault."""
-    descriptive = Descriptive(id=text, type=MemoryType.PLAINTEXT, created=LONG_AGO, updated=LONG_AGO)
-    return MemCube(header=Header(descriptive=descriptive, governance=NOBODY), payload=PlaintextPayload(text=text))

@@ -4,8 +4,10 @@ Each step takes lessons of three kinds, and sums their losses:
 
 - *own*: a question to the memory, asked without it, half of the time among other memories in the context;
 - *foreign*: a question to other memories that are in the context, where the model is to say what it says anyway;
-- *quiet*: a question to other memories that are not in the context, likewise, where the adapter is also to add as
-  little as it can to what flows through the model, so that adapters can be summed.
+- *quiet*: a question to other memories that are not in the context, likewise.
+
+On foreign and quiet lessons the adapter is also to add as little as it can to what flows through the model, and its
+inputs are whitened by what flows there (``whitening.py``), so that it leaves alone what it was not shown, too.
 
 Peers, other adapters of the scope, act beside it on a part of the own lessons.
 """
@@ -28,26 +30,32 @@ from memos_core.engine.lora.plan import LoRAPlan, Use, hooked, recalled
 from memos_core.errors import InvalidInput
 from memos_core.transform.base import Checkpoint, Progress, ignore_progress
 from memos_core.transform.lessons import Batch, Lesson
+from memos_core.transform.prefixes import Prefixes, divisible
+from memos_core.transform.whitening import second_moments, whiteners
 
 __all__ = ["DistillSettings", "Distiller", "Lessons"]
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter."""
-STATE = "memos-distillation/1"
+STATE = "memos-distillation/2"
+WHITENED = 150
+"""Foreign lessons, and as many quiet ones, that inputs are whitened by."""
 
 
 class DistillSettings(BaseModel):
-    """How an adapter is trained. ``docs/adr/0021`` tells how the defaults were found.
+    """How an adapter is trained. ``docs/adr/0033`` tells how the defaults were found.
 
     Attributes:
         rank: Rank of the adapter.
         targets: Ends of the names of the modules that it acts on; empty: all linear ones but the head.
         steps: Most steps.
         batch: Own lessons in a step.
-        foreign_batch: Foreign lessons in a step, and as many quiet ones.
+        foreign_batch: Foreign lessons in a step.
+        quiet_batch: Quiet lessons in a step.
         learning_rate: Of AdamW; None: 1.28 over the width of the model.
         locality: Weight of the foreign and quiet lessons.
         quiet: Weight of what the adapter adds where it is to add nothing.
+        whitening: Floor of the foreign second moments that inputs are whitened by; 0: they are not.
         peers: Share of the steps in which other adapters act too.
         patience: Checks without an improvement after which training ends.
         check_every: Steps between two checks of whether all is learned.
@@ -58,15 +66,17 @@ class DistillSettings(BaseModel):
 
     rank: int = Field(default=4, gt=0)
     targets: tuple[str, ...] = ()
-    steps: int = Field(default=300, gt=0)
-    batch: int = Field(default=16, gt=0)
-    foreign_batch: int = Field(default=8, ge=0)
+    steps: int = Field(default=80, gt=0)
+    batch: int = Field(default=10, gt=0)
+    foreign_batch: int = Field(default=18, ge=0)
+    quiet_batch: int = Field(default=10, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
-    locality: float = Field(default=1.0, ge=0)
-    quiet: float = Field(default=1.0, ge=0)
+    locality: float = Field(default=2.0, ge=0)
+    quiet: float = Field(default=10.0, ge=0)
+    whitening: float = Field(default=0.01, ge=0)
     peers: float = Field(default=0.5, ge=0, le=1)
     patience: int = Field(default=4, gt=0)
-    check_every: int = Field(default=25, gt=0)
+    check_every: int = Field(default=20, gt=0)
     gradient_checkpointing: bool = False
 
 
@@ -94,6 +104,9 @@ class Distiller:
         self.settings = settings
         self.random = random.Random(seed)
         self.factors = self._start(seed)
+        self.whiteners: dict[str, torch.Tensor] = {}
+        shareable = divisible(model.config) and not settings.gradient_checkpointing
+        self.prefixes = Prefixes(model) if shareable else None
         parameters = [tensor for pair in self.factors.values() for tensor in pair]
         width = int(model.config.get_text_config(decoder=True).hidden_size)
         self.rate = settings.learning_rate or 1.28 / width
@@ -120,16 +133,30 @@ class Distiller:
 
     def adapter(self) -> Adapter:
         """Return the adapter as it is now, in the dtype of the model."""
+        with torch.no_grad():
+            return self._student()
+
+    def _student(self) -> Adapter:
         dtype = self.model.dtype
-        factors = {name: Factors(*(t.detach().to(dtype) for t in pair)) for name, pair in self.factors.items()}
+        factors = {}
+        for name, (down, up) in self.factors.items():
+            seen = down @ self.whiteners[name] if self.whiteners else down
+            factors[name] = Factors(seen.to(dtype), up.to(dtype))
         return Adapter("training", factors)
+
+    def whiten(self, lessons: Lessons) -> None:
+        """See inputs relative to what flows on foreign and quiet lessons, the first of each."""
+        some = [*lessons.foreign[:WHITENED], *lessons.quiet[:WHITENED]]
+        if self.settings.whitening and some:
+            moments = second_moments(self.model, some, [*self.factors], self.prefixes)
+            self.whiteners = whiteners(moments, self.settings.whitening)
 
     def step(self, lessons: Lessons, peers: Sequence[Adapter]) -> float:
         """Take one step and return the loss of the own lessons."""
         settings = self.settings
         own = self._draw(lessons.own, settings.batch)
         foreign = self._draw(lessons.foreign, settings.foreign_batch)
-        quiet = self._draw(lessons.quiet, settings.foreign_batch)
+        quiet = self._draw(lessons.quiet, settings.quiet_batch)
         beside = list(peers) if peers and self.random.random() < settings.peers else []
         asked = [each for each in own if not each.start]
         reading = [each for each in own if each.start]
@@ -139,10 +166,10 @@ class Distiller:
         with ExitStack() as stack:
             for mine, others in parts:
                 if mine or others:
-                    means, more = self._forward([*mine, *others], len(mine), beside, stack, watch=others is quiet)
+                    means, more = self._forward([*mine, *others], len(mine), beside, stack)
                     own_loss = own_loss + means[: len(mine)].sum() / len(own)
                     other_loss = other_loss + means[len(mine) :].sum() / max(1, len(foreign) + len(quiet))
-                    added = added + more
+                    added = added + more / 2
             loss = own_loss + settings.locality * other_loss + settings.quiet * added
             self._update(loss)
         return float(own_loss.detach())
@@ -166,19 +193,17 @@ class Distiller:
         return self.random.sample(list(lessons), min(count, len(lessons)))
 
     def _forward(
-        self, lessons: Sequence[Lesson], quiet_from: int, beside: Sequence[Adapter], stack: ExitStack, *, watch: bool
+        self, lessons: Sequence[Lesson], quiet_from: int, beside: Sequence[Adapter], stack: ExitStack
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss of each lesson, and how much is added from lesson ``quiet_from`` on, if that is watched.
+        """Return the loss of each lesson, and how much is added from lesson ``quiet_from`` on.
 
         Args:
             stack: Keeps the hooks until the gradients are taken: activations may be computed again for them.
         """
-        batch = Batch.of(lessons, self.model.device)
-        dtype = self.model.dtype
-        student = Adapter("training", {n: Factors(*(t.to(dtype) for t in pair)) for n, pair in self.factors.items()})
-        plan = LoRAPlan([[Use(student), *(Use(each) for each in beside)]])
+        batch = Batch.of(lessons, self.model.device, self.prefixes)
+        plan = LoRAPlan([[Use(self._student()), *(Use(each) for each in beside)]])
         masks = [batch.tail, *(self._some(batch.tail, quiet_from) for _ in beside)]
-        added = Added(batch.tail[quiet_from:] if watch else batch.tail[:0])
+        added = Added(batch.tail[quiet_from:] if self.settings.quiet else batch.tail[:0])
         stack.enter_context(hooked(self.model, plan))
         with plan.masked(masks, added.look if len(added.mask) else None):
             logits = batch.logits(self.student)
@@ -213,6 +238,7 @@ class Distiller:
         Args:
             learned: Returns the share that the adapter has learned, from 0 to 1.
         """
+        self.whiten(lessons)
         saved = checkpoint.load() if checkpoint is not None else None
         if saved is not None:
             self.restore(saved)

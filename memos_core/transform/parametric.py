@@ -11,10 +11,11 @@ from memos_core.engine.loading import LoadedModel
 from memos_core.engine.lora.adapter import Adapter, check_fit, decode, encode, parse_config, peft_config
 from memos_core.errors import GateFailed
 from memos_core.transform.base import Material, Meter, Pathway, Peer, Progress, Proposal
-from memos_core.transform.course import Course, Maker
+from memos_core.transform.course import Course, Maker, Sizes
 from memos_core.transform.distill import Distiller, DistillSettings
 from memos_core.transform.gates import GateSettings, examine, plan_of, share
 from memos_core.transform.lessons import Reading, loaded_of
+from memos_core.transform.strangers import bundled_strangers
 from memos_core.transform.study import StudyTemplates, bundled_templates
 
 __all__ = ["Distillation", "adapter_of", "from_files"]
@@ -30,6 +31,7 @@ class Distillation(Pathway):
         settings: How it is trained.
         gates: What it must show.
         templates: What questions are made with; None: those that ship with MemOS.
+        sizes: How many foreign questions it learns and is examined by.
     """
 
     source: ClassVar = MemoryType.PLAINTEXT
@@ -40,9 +42,11 @@ class Distillation(Pathway):
         settings: DistillSettings | None = None,
         gates: GateSettings | None = None,
         templates: StudyTemplates | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
         self.settings = settings or DistillSettings()
         self.gates = gates or GateSettings()
+        self.sizes = sizes or Sizes()
         self.templates = templates or bundled_templates()
 
     def propose(self, material: Material) -> Proposal:
@@ -57,7 +61,7 @@ class Distillation(Pathway):
         reading = Reading(loaded)
         with Meter.running() as meter:
             material.progress(Progress("making questions", 0, self.settings.steps))
-            maker = Maker(reading, material.cubes, self.templates, material.seed)
+            maker = Maker(reading, material.cubes, self.templates, material.seed, sizes=self.sizes)
             self.refuse_what_cannot_be_taught(maker)
             course = maker.course(material.foreign)
             distiller = Distiller(loaded.model, self.settings, seed=material.seed)
@@ -76,6 +80,7 @@ class Distillation(Pathway):
         parameters = {
             **self.settings.model_dump(mode="json"),
             "templates": self.templates.name,
+            "strangers": bundled_strangers().name,
             "seed": material.seed,
             "facts": maker.facts,
             "steps_done": distiller.steps_done,

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from memos_core.cube import MemCube
 
-__all__ = ["Question", "Study", "StudyTemplates", "bundled_templates", "parse_templates", "study"]
+__all__ = ["Question", "Statement", "Study", "StudyTemplates", "bundled_templates", "parse_templates", "study"]
 
 PATH = Path(__file__).resolve().parents[1] / "data" / "study.json"
 DAYS = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
@@ -73,6 +73,30 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """A sentence and the form that fits it."""
+
+    template: Template
+    match: re.Match[str]
+
+    @property
+    def value(self) -> str:
+        return self.match["value"]
+
+    def slot(self, name: str) -> str:
+        """Return what stands in a slot; empty where the form has none of that name."""
+        return self.match.groupdict().get(name) or ""
+
+    def replaced(self, **slots: str) -> str:
+        """Return the sentence with other words in some of its slots."""
+        text = self.match.string
+        spans = sorted(((*self.match.span(name), words) for name, words in slots.items()), reverse=True)
+        for start, end, words in spans:
+            text = text[:start] + words + text[end:]
+        return text
+
+
+@dataclass(frozen=True, slots=True)
 class StudyTemplates:
     """Named, versioned templates.
 
@@ -86,6 +110,14 @@ class StudyTemplates:
     templates: tuple[Template, ...]
     others: tuple[str, ...]
 
+    def statements(self, text: str) -> Iterator[Statement]:
+        """Yield each statement in ``text`` that a form fits."""
+        for sentence in SENTENCES.split(text.strip()):
+            fitting = ((each, form.fullmatch(sentence.strip())) for each in self.templates for form in each.forms)
+            template, match = next(((each, found) for each, found in fitting if found), (None, None))
+            if template is not None and match is not None:
+                yield Statement(template, match)
+
     def questions(self, text: str, speaker: str | None = None) -> list[tuple[tuple[str, ...], str]]:
         """Return for each statement in ``text`` that a form fits the phrasings of its question, and the answer.
 
@@ -93,13 +125,10 @@ class StudyTemplates:
             speaker: Who said it: what is "mine" in a statement is theirs in a question.
         """
         made = []
-        for sentence in SENTENCES.split(text.strip()):
-            fitting = ((each, form.fullmatch(sentence.strip())) for each in self.templates for form in each.forms)
-            template, match = next(((each, found) for each, found in fitting if found), (None, None))
-            if template is not None and match is not None:
-                slots = filled(match.groupdict(), speaker)
-                asked = tuple(dict.fromkeys(sentence_case(each.format(**slots)) for each in template.questions))
-                made.append((asked, match["value"]))
+        for found in self.statements(text):
+            slots = filled(found.match.groupdict(), speaker)
+            asked = tuple(dict.fromkeys(sentence_case(each.format(**slots)) for each in found.template.questions))
+            made.append((asked, found.value))
         return made
 
 
@@ -150,11 +179,11 @@ def words_of(text: str) -> str:
     return f" {' '.join(WORDS.findall(text.casefold()))} "
 
 
-def study(cubes: Sequence[MemCube], templates: StudyTemplates, *, held_out: int = 1) -> Study:
+def study(cubes: Sequence[MemCube], templates: StudyTemplates, *, held_out: int = 2) -> Study:
     """Return the questions that ``cubes`` answer.
 
     Args:
-        held_out: Phrasings of each question that are kept for the examination, where there are more than that.
+        held_out: Phrasings of each question that are kept for the examination, a third of them at most, but one.
     """
     learned: list[Question] = []
     kept: list[Question] = []
@@ -162,7 +191,7 @@ def study(cubes: Sequence[MemCube], templates: StudyTemplates, *, held_out: int 
     for index, cube in enumerate(cubes):
         for phrasings, value in templates.questions(cube.text, cube.speaker):
             made = [Question(text, index, fact, value) for text in phrasings]
-            count = min(held_out, len(made) - 1)
+            count = min(held_out, max(1, len(made) // 3), len(made) - 1)
             # Phrasings are ordered from common to rare: the last are too rare to examine by, the first to do without.
             examined = made[1 : 1 + count] if len(made) > 1 else made
             learned += [each for each in made if each not in examined or len(made) == 1]

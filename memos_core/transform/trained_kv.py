@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,24 +31,26 @@ class CartridgeSettings(BaseModel):
     """How a cartridge is trained.
 
     Attributes:
-        ratio: Tokens of the memory for each slot, at least.
+        ratios: Tokens of the memory for each slot, at least; the next one is tried where the last one failed its gate.
         steps: Most steps.
         batch: Own lessons in a step.
         foreign_batch: Foreign lessons in a step: questions that the memory does not answer.
         learning_rate: Of Adam, in the units of keys and values.
         patience: Checks without an improvement after which training ends.
         check_every: Steps between two checks of whether all is learned.
+        sure: Checks in a row in which all is learned, after which training ends.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ratio: float = Field(default=10.0, ge=1)
-    steps: int = Field(default=400, gt=0)
+    ratios: tuple[Annotated[float, Field(ge=1)], ...] = Field(default=(10.0, 6.0), min_length=1)
+    steps: int = Field(default=800, gt=0)
     batch: int = Field(default=16, gt=0)
     foreign_batch: int = Field(default=8, ge=0)
     learning_rate: float = Field(default=2e-2, gt=0)
-    patience: int = Field(default=4, gt=0)
+    patience: int = Field(default=6, gt=0)
     check_every: int = Field(default=25, gt=0)
+    sure: int = Field(default=3, gt=0)
 
 
 def spread(tokens: int, slots: int) -> list[int]:
@@ -110,7 +112,7 @@ class CartridgeTrainer:
         Args:
             learned: Returns the share that these slots have learned, from 0 to 1.
         """
-        waited, settings = 0, self.settings
+        waited, whole, settings = 0, 0, self.settings
         while self.steps_done < settings.steps and waited < settings.patience:
             loss = self.step(own, foreign)
             if self.steps_done % settings.check_every == 0 or self.steps_done == settings.steps:
@@ -120,7 +122,8 @@ class CartridgeTrainer:
                 if share >= self.best:
                     self.best, self.kept = share, tensors
                 progress(Progress("training", self.steps_done, settings.steps, {"loss": loss, "learned": share}))
-                if share == 1.0:
+                whole = whole + 1 if share == 1.0 else 0
+                if whole == settings.sure:
                     return
 
     def step(self, own: Sequence[Lesson], foreign: Sequence[Lesson]) -> float:

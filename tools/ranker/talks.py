@@ -74,16 +74,21 @@ class Talk:
     questions: list[Asked] = field(default_factory=list)
 
 
-def make_talk(seed: int, *, sessions: int = 14, facts: int = 5) -> Talk:
-    """Return the conversation of a seed: ``sessions`` meetings with some ``facts`` told in each."""
-    return Maker(Random(seed), f"talk-{seed}").make(sessions, facts)
+def make_talk(seed: int, *, sessions: int = 14, facts: int = 5, wording: int = 0) -> Talk:
+    """Return the conversation of a seed: ``sessions`` meetings with some ``facts`` told in each.
+
+    Args:
+        wording: Which phrasing of the questions; what is said is the same in all.
+    """
+    return Maker(Random(seed), f"talk-{seed}", wording).make(sessions, facts)
 
 
 class Maker:
     """Draws one conversation."""
 
-    def __init__(self, rng: Random, name: str) -> None:
+    def __init__(self, rng: Random, name: str, wording: int = 0) -> None:
         self.rng = rng
+        self.wording = wording
         self.inventory = Inventory(invented_share=0.0)
         self.talk = Talk(name)
         self.people = [Subject(one, one) for one in self.two_names()]
@@ -137,7 +142,10 @@ class Maker:
         ref = self.say(teller, wrap(self.rng, statement) if self.rng.random() < 0.6 else upper_first(statement))
         if self.rng.random() < 0.6:
             self.say(listener, self.rng.choice(ECHOES).format(v=value))
-        self.talk.questions.append(Asked(question_text(self.rng, fact), (ref,)))
+        text = question_text(self.rng, fact)
+        if self.wording:
+            text = question_text(Random(f"{self.wording}:{self.talk.name}:{ref}"), fact)
+        self.talk.questions.append(Asked(text, (ref,)))
 
     def event(self, teller: Subject, listener: Subject) -> None:
         """Tell of something that happened, and ask when it did."""

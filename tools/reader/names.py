@@ -7,6 +7,7 @@ so that no name of the measured questions has ever been a training target.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from random import Random
 
 HELD_OUT_SHARE = 8
@@ -94,17 +95,26 @@ def invent(rng: Random) -> str:
     return (rng.choice(FIRST_SYLLABLES) + middle + rng.choice(LAST_SYLLABLES)).capitalize()
 
 
+def spell(rng: Random, pieces: Sequence[str]) -> str:
+    """Spells a name of one to three pieces, so that it may begin with any token and go on with any."""
+    return "".join(rng.choices(pieces, k=rng.choice([1, 2, 2, 3]))).capitalize()
+
+
 class Inventory:
     """Names of one split.
 
     Args:
         held_out: Whether to draw from the held-out names instead of the training names.
         invented_share: Share of invented names among the names drawn.
+        pieces: Tokens that half of the invented names are spelled with; none, if empty. Only training spells: a token
+            that never begins an answer there is not begun with later either, however well the reader knows where to
+            look.
     """
 
-    def __init__(self, held_out: bool = False, invented_share: float = 0.5) -> None:
+    def __init__(self, held_out: bool = False, invented_share: float = 0.5, pieces: Sequence[str] = ()) -> None:
         self.held_out = held_out
         self.invented_share = invented_share
+        self.pieces = pieces
         self._lists: dict[str, list[str]] = {}
         for kind, words in (
             ("person", FIRST_NAMES),
@@ -118,7 +128,7 @@ class Inventory:
     def invented(self, rng: Random) -> str:
         """Draws an invented name of this split."""
         while True:
-            name = invent(rng)
+            name = spell(rng, self.pieces) if self.pieces and rng.random() < 0.5 else invent(rng)
             if is_held_out(name) == self.held_out:
                 return name
 

@@ -55,6 +55,7 @@ class Settings:
         layers: Number of layers.
         inner: Width of the feed-forward part.
         save_every: Steps between checkpoints.
+        spell: Whether half of the invented names are spelled with any tokens.
     """
 
     seed: int = 7
@@ -69,6 +70,7 @@ class Settings:
     inner: int = 256
     save_every: int = 250
     architecture: str = "llama"
+    spell: bool = True
 
 
 @dataclass
@@ -291,6 +293,12 @@ def exact_share(right: Tensor, answers: Tensor) -> float:
     return float((wrong[present] == 0).float().mean())
 
 
+def letters_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Lists the tokens that are lower-case letters, or would be without what marks a word's beginning."""
+    bare = {token.removeprefix("\u0120").lower() for token in tokenizer.get_vocab()}
+    return sorted(piece for piece in bare if piece.isascii() and piece.isalpha())
+
+
 class Trainer:
     """Runs the training.
 
@@ -311,7 +319,8 @@ class Trainer:
         self.model = build_model(settings, tokenizer)
         self.optimizer = Optimizers(self.model)
         self.progress = Progress()
-        maker = ContextMaker(Inventory())
+        pieces = letters_of(tokenizer) if settings.spell else []
+        maker = ContextMaker(Inventory(pieces=pieces))
         self.batches = BatchMaker(Encoder(tokenizer), maker, len(tokenizer), settings.budget)
 
     def _stage(self, rng: Random) -> int:

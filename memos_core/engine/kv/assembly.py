@@ -32,6 +32,7 @@ class Chunk:
         source: First position taken from it.
         start: Where that comes to stand in the prompt.
         length: Positions taken.
+        tier: Where its tensors lay.
     """
 
     cube_id: str
@@ -39,6 +40,7 @@ class Chunk:
     source: int
     start: int
     length: int
+    tier: str = ""
 
     @property
     def stop(self) -> int:

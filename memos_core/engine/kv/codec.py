@@ -29,7 +29,8 @@ import torch
 from numpy.typing import NDArray
 
 from memos_core.cube import ActivationPayload
-from memos_core.engine.kv.quantise import CODECS, RAW, Codec, Form
+from memos_core.engine.kv.form import Codec, Form
+from memos_core.engine.kv.quantise import CODECS, RAW
 from memos_core.errors import BlobDamaged, InvalidInput
 
 __all__ = [
@@ -284,10 +285,9 @@ class Frame:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise self.damaged("the forms of its layers are malformed") from error
         for index, form in enumerate(forms):
-            for part, laid_out in self.codec.layout(form).items():
-                tensor = tensors[f"layers.{index}.{part}"]
-                if (tensor.dtype, tuple(tensor.shape)) != laid_out:
-                    raise self.damaged(f"layers.{index}.{part} has another dtype or shape than recorded")
+            reason = self.codec.misfit({part: tensors[f"layers.{index}.{part}"] for part in self.codec.parts}, form)
+            if reason is not None:
+                raise self.damaged(f"layers.{index}.{reason}")
         return forms
 
     def check(self, name: str) -> None:

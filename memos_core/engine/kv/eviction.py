@@ -10,7 +10,7 @@ HPL-98-69R1, 1998; used for KV of documents by RAGCache, arXiv 2404.12457, secti
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -60,14 +60,18 @@ class GreedyDual(Generic[Key]):
         """Forget an entry. One that is not there is no error."""
         self._entries.pop(key, None)
 
-    def evict(self) -> Key:
+    def evict(self, keep: Set[Key] = frozenset()) -> Key:
         """Return the least worthy entry, of equal ones the least recently used, and forget it.
 
+        Args:
+            keep: Entries that stay.
+
         Raises:
-            KeyError: There is none.
+            KeyError: There is none that may go.
         """
-        if not self._entries:
+        going = [key for key in self._entries if key not in keep]
+        if not going:
             raise KeyError("there is nothing to evict")
-        key = min(self._entries, key=lambda each: (self._entries[each].worth, self._entries[each].turn))
+        key = min(going, key=lambda each: (self._entries[each].worth, self._entries[each].turn))
         self._floor = self._entries.pop(key).worth
         return key

@@ -11,7 +11,7 @@ import numpy as np
 
 from memos_core.engine.base import StoredActivation
 from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, read_token_ids, token_digest
-from memos_core.engine.kv.eviction import GreedyDual
+from memos_core.engine.kv.tiers import DISK, Place, Tiers, to_host
 
 __all__ = ["PrefixCache"]
 
@@ -37,23 +37,24 @@ class PrefixCache:
     be used is asked of the store in each request.
 
     Args:
-        max_bytes: Budget for loaded tensors. A single blob above it is used and not kept.
+        place: The device of the model, and what loaded KV may take there. What does not fit is used and not kept.
         window: Narrowest sliding window of the model; a chain as long or longer serves as a whole or not at all.
     """
 
-    def __init__(self, max_bytes: int, window: int | None = None) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, place: Place, window: int | None = None) -> None:
         self.window = window
+        self._place = place
         self._chains: dict[str, dict[str, Chain]] = {}
-        self._loaded: dict[Key, KVBlob] = {}
-        self._worth: GreedyDual[Key] = GreedyDual()
-        self._bytes = 0
+        self._tiers: Tiers[Key] = self._empty()
         self._lock = threading.Lock()
+
+    def _empty(self) -> Tiers[Key]:
+        return Tiers(self._place, lower=to_host, raise_=lambda blob: blob.to(self._place.device))
 
     @property
     def loaded_bytes(self) -> int:
-        """Bytes of tensors held now."""
-        return self._bytes
+        """Bytes of tensors held now on the device."""
+        return self._tiers.device.size_bytes
 
     def longest(
         self,
@@ -102,62 +103,56 @@ class PrefixCache:
 
     def holds(self, owner: str, stored: StoredActivation) -> bool:
         """Tell whether the blob of ``stored`` is in memory."""
-        blob = self._loaded.get((owner, stored.cube_id))
+        with self._lock:
+            blob = self._tiers.peek((owner, stored.cube_id))
         return blob is not None and same(blob, stored)
 
-    def load(self, owner: str, stored: StoredActivation, make: Callable[[], KVBlob]) -> KVBlob:
-        """Return the blob of ``stored`` from memory, or made by ``make`` and then kept."""
+    def load(self, owner: str, stored: StoredActivation, make: Callable[[], KVBlob]) -> tuple[KVBlob, str]:
+        """Return the blob of ``stored`` from memory, or made by ``make`` and then kept; and the tier that it was in."""
         key = (owner, stored.cube_id)
         with self._lock:
-            blob = self._loaded.get(key)
-            if blob is not None and same(blob, stored):
-                self._worth.use(key)
-                return blob
+            held = self._tiers.peek(key)
+            if held is not None and same(held, stored):
+                return self._tiers.get(key)
         blob = make()
         self.keep(owner, stored.cube_id, blob)
-        return blob
+        return blob, DISK
 
     def keep(self, owner: str, cube_id: str, blob: KVBlob) -> None:
         """Hold ``blob`` in memory, and let go of what is worth least above the budget; remember its ids."""
         self._learn(owner, cube_id, blob.token_ids)
-        if blob.size_bytes > self.max_bytes:
-            return
-        key = (owner, cube_id)
         with self._lock:
-            self._discard(key)
-            while self._bytes + blob.size_bytes > self.max_bytes:
-                self._discard(self._worth.evict())
-            self._loaded[key] = blob
-            self._bytes += blob.size_bytes
-            self._worth.add(key, cost=rebuild_cost(blob.tokens), size_bytes=blob.size_bytes)
+            self._tiers.put((owner, cube_id), blob)
+
+    def pin(self, owner: str, cube_id: str, *, pinned: bool = True) -> None:
+        """Never let go of a chain once it is loaded, or treat it like others again. Forgetting it ends the pin."""
+        with self._lock:
+            (self._tiers.pinned.add if pinned else self._tiers.pinned.discard)((owner, cube_id))
 
     def release(self, size_bytes: int) -> int:
-        """Let go of what is worth least until ``size_bytes`` are freed or nothing is left; return what was freed."""
+        """Let go of what is worth least until ``size_bytes`` are freed or only what is pinned is left; return how many
+        bytes were freed."""
         with self._lock:
-            before = self._bytes
-            while self._loaded and before - self._bytes < size_bytes:
-                self._discard(self._worth.evict())
-            return before - self._bytes
+            return self._tiers.release(size_bytes)
 
     def drop(self, owner: str, cube_ids: Sequence[str] | None = None) -> None:
         """Forget these chains of ``owner``, or all of them."""
         with self._lock:
             chains = self._chains.get(owner, {})
-            gone = set(cube_ids) if cube_ids is not None else {*chains, *(c for o, c in self._loaded if o == owner)}
+            gone = set(cube_ids) if cube_ids is not None else {*chains, *self._of(owner)}
             self._forget(owner, gone)
+            self._tiers.pinned -= {(owner, cube_id) for cube_id in gone}
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._chains.clear()
-            self._loaded.clear()
-            self._worth = GreedyDual()
-            self._bytes = 0
+            self._tiers = self._empty()
 
     def _keep_only(self, owner: str, live: dict[str, str]) -> None:
         with self._lock:
             chains = self._chains.get(owner, {})
-            known = {*chains, *(cube_id for each, cube_id in self._loaded if each == owner)}
+            known = {*chains, *self._of(owner)}
             changed = {cube_id for cube_id, chain in chains.items() if live.get(cube_id) != chain.digest}
             self._forget(owner, (known - live.keys()) | changed)
 
@@ -165,15 +160,12 @@ class PrefixCache:
         chains = self._chains.get(owner, {})
         for cube_id in cube_ids:
             chains.pop(cube_id, None)
-            self._discard((owner, cube_id))
+            self._tiers.discard((owner, cube_id))
         if not chains:
             self._chains.pop(owner, None)
 
-    def _discard(self, key: Key) -> None:
-        blob = self._loaded.pop(key, None)
-        self._worth.remove(key)
-        if blob is not None:
-            self._bytes -= blob.size_bytes
+    def _of(self, owner: str) -> set[str]:
+        return {cube_id for each, cube_id in self._tiers.keys() | self._tiers.pinned if each == owner}
 
     def _divisible(self, stored: StoredActivation) -> bool:
         return self.window is None or stored.payload.token_count < self.window
@@ -187,14 +179,6 @@ class PrefixCache:
         with self._lock:
             self._chains.setdefault(owner, {})[cube_id] = chain
         return chain
-
-
-def rebuild_cost(tokens: int) -> float:
-    """Return what computing a prefix again takes, in units of one token of a short prompt.
-
-    Attention makes later tokens dearer; 4,000 is about where it costs as much as the rest of a small model.
-    """
-    return tokens * (1 + tokens / 4000)
 
 
 def rank(stored: StoredActivation, length: int) -> tuple[int, bool]:

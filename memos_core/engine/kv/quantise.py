@@ -9,89 +9,19 @@ numbers of the tensor, so they fit the model's dtype without rounding, and they 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
+
+from memos_core.engine.kv.form import Codec, Form, Layout, Shape
+from memos_core.engine.kv.grid import Grid
 
 __all__ = ["CODECS", "GROUP_TOKENS", "RAW", "Codec", "Float8", "Form", "Integer", "Nibbles", "Raw"]
 
 RAW = "raw"
 GROUP_TOKENS = 64
 """Tokens that share the scales of keys. Part of the format: another number is another codec."""
-
-Shape = tuple[int, ...]
-Layout = dict[str, tuple[torch.dtype, Shape]]
-"""Name of a stored tensor to its dtype and shape."""
-
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """What one layer's keys and values are in the model.
-
-    Attributes:
-        dtype: Of both.
-        keys: ``(kv_heads, held, key_dim)``.
-        values: ``(kv_heads, held, value_dim)``.
-    """
-
-    dtype: torch.dtype
-    keys: Shape
-    values: Shape
-
-    @classmethod
-    def of(cls, keys: torch.Tensor, values: torch.Tensor) -> Form:
-        return cls(keys.dtype, tuple(keys.shape), tuple(values.shape))
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the form as JSON."""
-        return {"dtype": str(self.dtype).removeprefix("torch."), "keys": list(self.keys), "values": list(self.values)}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Form:
-        """Return the form that ``to_record`` wrote. Raises ``ValueError`` or ``KeyError`` for anything else."""
-        keys, values = tuple(record["keys"]), tuple(record["values"])
-        sound = all(len(shape) == 3 and all(type(n) is int and n > 0 for n in shape) for shape in (keys, values))
-        if not sound or record["dtype"] not in DTYPES:
-            raise ValueError("the form of a layer is malformed")
-        return cls(DTYPES[record["dtype"]], keys, values)
-
-
-class Codec(ABC):
-    """Turns one layer's keys and values into tensors to store, and back. Stateless.
-
-    Attributes:
-        name: As written into blobs.
-        parts: Names of the tensors that it stores for a layer.
-        approximate: Whether what comes back may differ from what was given.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    approximate: bool = True
-
-    @abstractmethod
-    def layout(self, form: Form) -> Layout:
-        """Return dtype and shape of each part of a layer of that form."""
-
-    @abstractmethod
-    def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the tensors to store, on the device of ``keys``, never aliasing each other.
-
-        Args:
-            keys: ``[kv_heads, held, key_dim]``, finite.
-            values: ``[kv_heads, held, value_dim]``, finite.
-        """
-
-    @abstractmethod
-    def unpack(self, stored: Mapping[str, torch.Tensor], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values in the model's dtype. ``stored`` has the layout for ``form``."""
 
 
 class Raw(Codec):
@@ -286,5 +216,8 @@ def unpack_nibbles(packed: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)[..., :dim]
 
 
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (Raw(), Integer("int8", 8), Nibbles("int4"), Float8())}
+GRIDS = tuple(Grid(f"grid{bits}", bits) for bits in (10, 8, 7, 6, 5))
+CODECS: dict[str, Codec] = {
+    codec.name: codec for codec in (Raw(), Integer("int8", 8), Nibbles("int4"), Float8(), *GRIDS)
+}
 """Every codec by its name."""

@@ -17,7 +17,7 @@ from memos_core.principal import Principal
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
 
-__all__ = ["fallen", "foreign_forms", "models", "sources_among"]
+__all__ = ["fallen", "foreign_forms", "foreign_mark", "models", "sources_among"]
 
 TENSORS = text("cubes.type <> 'plaintext'")
 """Written as in the partial index ``cubes_of_tensors``: with a bound value it would not be used."""
@@ -41,13 +41,29 @@ def fallen(
 
 
 def foreign_forms(
-    session: ReadSession, now: datetime, fingerprints: Sequence[str], *, limit: int = 1000
+    session: ReadSession, now: datetime, fingerprints: Sequence[str], *, after: str = "", limit: int = 1000
 ) -> list[tuple[Principal, str]]:
-    """Return the forms in use, with sources that all stand, that were made under none of these fingerprints."""
+    """Return the forms in use, with sources that all stand, that were made under none of these fingerprints.
+
+    Args:
+        after: Begin behind the cube of this id.
+    """
+    return forms(session, [*foreign(now, fingerprints), schema.cubes.c.id > after], limit)
+
+
+def foreign_mark(session: ReadSession, now: datetime, fingerprints: Sequence[str]) -> tuple[int, str | None]:
+    """Return how many such forms there are, and the newest one."""
+    c = schema.cubes
+    query = select(func.count(), func.max(c.c.id)).where(TENSORS, *foreign(now, fingerprints))
+    count, newest = session.connection.execute(query).one()
+    return int(count), newest
+
+
+def foreign(now: datetime, fingerprints: Sequence[str]) -> list[ColumnElement[bool]]:
     c, made = schema.cubes, schema.lineage
     has_sources = exists().where(made.c.cube_id == c.c.id)
     other = c.c.fingerprint.not_in(list(fingerprints))
-    return forms(session, [live(now), other, has_sources, not_(has_lost_a_source(now))], limit)
+    return [live(now), other, has_sources, not_(has_lost_a_source(now))]
 
 
 def models(session: ReadSession) -> set[str]:

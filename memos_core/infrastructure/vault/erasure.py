@@ -11,6 +11,7 @@ from memos_core.cube import MemCube
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.jobs import remove_jobs_about
+from memos_core.infrastructure.vault.learning import unlearn
 from memos_core.infrastructure.vault.rows import cube_of, current, headers
 from memos_core.infrastructure.vault.values import ErasedRows, Visibility
 
@@ -33,6 +34,7 @@ def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str]
     vectors = remove_passages(session, doomed, queue=False)
     unlink(session, doomed)
     remove_jobs_about(session, doomed)
+    unlearn(session, doomed)
     forget_details(session, doomed)
     versions = remove_rows(session, doomed)
     orphans = unreferenced(session, addresses)

@@ -217,6 +217,14 @@ def lapsed_ids(session: ReadSession, principal: Principal, now: datetime) -> lis
     return list(session.connection.scalars(select(c.c.id).where(over)))
 
 
+def lapsed_owners(session: ReadSession, now: datetime) -> list[Principal]:
+    """Return everyone in the vault who holds items whose time is over."""
+    c, n = schema.cubes, schema.namespaces
+    query = select(n.c.name, c.c.agent, c.c.session).join_from(n, c, c.c.namespace_id == n.c.id)
+    query = query.where(c.c.item_path > "", c.c.expires_at <= micros(now)).distinct()  # by the index on paths
+    return [Principal(*row) for row in session.connection.execute(query.order_by(n.c.name, c.c.agent, c.c.session))]
+
+
 # Changes
 
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select
 
-from memos_core.cube import ActivationPayload, MemCube, MemoryType, State
+from memos_core.cube import MemCube, MemoryType, State
 from memos_core.ids import is_ulid
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import (
@@ -25,7 +25,7 @@ from memos_core.infrastructure.vault.conditions import (
     visible,
 )
 from memos_core.infrastructure.vault.prepared import Prepared
-from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current, payload_of
+from memos_core.infrastructure.vault.rows import assembled, check, cube_of, current
 from memos_core.infrastructure.vault.values import Namespace, SearchFilter, Visibility, WordMatch
 from memos_core.records import VersionRecord
 
@@ -255,18 +255,6 @@ class ReadSession:
             query = select(schema.cubes.c.id).select_from(joined)
             made.update(self.connection.scalars(query.where(schema.lineage.c.source_id.in_(part), visible(visibility))))
         return made
-
-    def activations(
-        self, visibility: Visibility, fingerprint: str, now: datetime
-    ) -> list[tuple[str, ActivationPayload]]:
-        """Return the KV caches made under ``fingerprint`` that may be used; see ``usable``."""
-        c, v = schema.cubes, schema.versions
-        # Payloads alone: every request asks for all of them, and a header costs ten times as much to read.
-        query: Select[Any] = select(c.c.id, v.c.payload, v.c.digest).join_from(
-            c, v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version)
-        )
-        query = query.where(*usable(visibility, MemoryType.ACTIVATION, fingerprint, now)).order_by(c.c.id)
-        return [(row.id, payload_of(row, ActivationPayload)) for row in self.connection.execute(query)]
 
     def adapters(self, visibility: Visibility, fingerprint: str, now: datetime) -> list[MemCube]:
         """Return the adapters made for the model of ``fingerprint`` that may be used; see ``usable``."""

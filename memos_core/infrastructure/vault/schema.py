@@ -31,6 +31,7 @@ __all__ = [
     "index_state",
     "job_cubes",
     "jobs",
+    "learned_weights",
     "lineage",
     "links",
     "metadata",
@@ -39,6 +40,8 @@ __all__ = [
     "passages",
     "pending_erasure",
     "postings",
+    "recall_cubes",
+    "recalls",
     "snapshot_cubes",
     "snapshots",
     "tags",
@@ -363,5 +366,51 @@ snapshot_cubes = Table(
     Column("version", Integer, nullable=False),
     Column("state", String, nullable=False),
     Index("snapshot_cubes_by_cube", "cube_id"),
+    sqlite_with_rowid=False,
+)
+
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("id", String(26), primary_key=True),  # in the order in which memory was given to a model
+    Column("namespace_id", ForeignKey("namespaces.id"), nullable=False),
+    Column("agent", String),
+    Column("session", String),
+    Column("at", BigInteger, nullable=False),
+    Column("question", String(64)),  # keyed digest; equal questions of one namespace, equal digests
+    Column("features", String(16), nullable=False),  # which signals, situation and embedder the numbers are of
+    Column("situation", Text, nullable=False),
+    Column("vector", LargeBinary),  # of the question, float16, little-endian
+    Column("intent", String, nullable=False),  # what the prompt wanted of memory
+    Column("learned", Integer),  # version of the weights that was the first to learn from it
+    Index("recalls_by_namespace", "namespace_id", "id"),
+    sqlite_with_rowid=False,
+)
+
+recall_cubes = Table(
+    "recall_cubes",
+    metadata,
+    Column("recall_id", ForeignKey("recalls.id"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("cube_id", String(26), nullable=False),
+    Column("signals", Text, nullable=False),
+    Column("share", Float),  # of what the answer took from memory; NULL: not known
+    Column("verdict", Float),  # the caller's, between -1 and 1; NULL: none was given
+    Index("recall_cubes_by_cube", "cube_id"),
+    sqlite_with_rowid=False,
+)
+
+learned_weights = Table(
+    "learned_weights",
+    metadata,
+    Column("namespace_id", ForeignKey("namespaces.id"), primary_key=True, autoincrement=False),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("parent", Integer, nullable=False),  # the version that this one went on from; 0: what ships
+    Column("at", BigInteger, nullable=False),
+    Column("author", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("before", Text, nullable=False),  # what is added to the shipped weight of each signal
+    Column("after", Text, nullable=False),
+    Column("recalls", Integer, nullable=False),  # that it was learned from
     sqlite_with_rowid=False,
 )

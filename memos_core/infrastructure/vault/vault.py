@@ -27,6 +27,7 @@ from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import matching
 from memos_core.infrastructure.vault.grouping import GroupCommit
 from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex, generations
+from memos_core.infrastructure.vault.index.activations import Activations
 from memos_core.infrastructure.vault.index.catalogue import Catalogue
 from memos_core.infrastructure.vault.index.chroma import ChromaIndex, chroma_installed
 from memos_core.infrastructure.vault.index.granted import GrantedIndex
@@ -69,6 +70,7 @@ class MemVault:
         self.on_event = on_event
         self.exact = ExactIndex()
         self.catalogue = Catalogue()
+        self.activations = Activations()
         self.granted = GrantedIndex()
         self.chroma = ChromaIndex(
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
@@ -395,6 +397,7 @@ class MemVault:
         """Give up all files. May be called again; any other call raises VaultClosed from now on."""
         self.exact.close()
         self.catalogue.drop()
+        self.activations.drop()
         self.granted.drop()
         self.chroma.close()
         self.ledger.close()

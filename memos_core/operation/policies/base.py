@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
 from memos_core.cube import MemCube, MemoryType
-from memos_core.records import Inject, Placement
+from memos_core.records import Inject, Placement, Weighed
 
 __all__ = ["Candidate", "Chosen", "Policy", "PreferencePolicy", "SelectionPolicy"]
 
@@ -24,6 +24,7 @@ class Candidate:
         score: How well it fits, between 0 and 1.
         why: The parts of the score, for people.
         passage: The characters of a long memory that ``cube`` holds; None: the whole.
+        weighed: What the search weighed for it, if it was searched for.
     """
 
     cube: MemCube
@@ -31,6 +32,7 @@ class Candidate:
     score: float
     why: str
     passage: tuple[int, int] | None = None
+    weighed: Weighed | None = field(default=None, repr=False)
 
     @property
     def cost(self) -> int:

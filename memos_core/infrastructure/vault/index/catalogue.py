@@ -20,7 +20,7 @@ from sqlalchemy import Connection, and_, bindparam, case, func, select
 
 from memos_core.cube import MemoryType, State
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, superseded
+from memos_core.infrastructure.vault.conditions import superseded
 from memos_core.infrastructure.vault.index.base import STATE
 from memos_core.infrastructure.vault.prepared import Prepared
 
@@ -330,17 +330,24 @@ def numbered(numbers: dict[Any, int], name: Any, names: list[str] | None = None)
     return number
 
 
+WORDS = select(schema.postings.c.term, schema.postings.c.passage_id, schema.postings.c.count)
+WORDS_OF = Prepared(WORDS.where(schema.postings.c.passage_id == bindparam("passage")))
+WORDS_SINCE = Prepared(
+    WORDS.where(
+        schema.postings.c.namespace_id == bindparam("namespace_id"), schema.postings.c.passage_id >= bindparam("first")
+    )
+)
+
+
 def add_words(shelf: CatalogueShelf, connection: Connection, namespace_id: int, first: int) -> None:
     """Add the words of the rows from ``first`` on."""
-    t = schema.postings
     row_of = {int(passage): first + place for place, passage in enumerate(shelf.view()["passage"][first:])}
-    query = select(t.c.term, t.c.passage_id, t.c.count)
     if len(row_of) >= FULL_LOAD_FROM or first == 0:
-        parts = [query.where(t.c.namespace_id == namespace_id, t.c.passage_id >= min(row_of))]
+        parts = [WORDS_SINCE.all(connection, namespace_id=namespace_id, first=min(row_of))]
     else:
-        parts = [query.where(t.c.passage_id.in_(part)) for part in chunks(list(row_of))]
+        parts = [WORDS_OF.all(connection, passage=passage) for passage in row_of]
     for part in parts:
-        for term, passage_id, count in connection.execute(part):
+        for term, passage_id, count in part:
             row = row_of.get(passage_id)
             if row is not None:
                 posting = shelf.postings.get(term)

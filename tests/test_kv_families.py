@@ -1,0 +1,134 @@
+"""Families that nothing here was written for: stored KV gives what the full prompt gives, or is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from engine_parts import ask, cubes
+from kv_parts import greedy, prompt_ids, stored
+from test_kv_exactness import divergence
+
+from memos_core.engine import HFEngine
+from memos_core.engine.kv.cache import container, new_cache
+from memos_core.records import Placement
+from memos_core.testing.models import FAMILIES, SIZES, DictActivations, tiny_tokenizer
+
+OLD = {"n_embd": 64, "n_layer": 2, "n_head": 2}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENT = {
+    "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1, "num_key_value_heads": 2,
+}  # fmt: skip
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "olmo2": ("Olmo2Config", {}),
+    "olmo3": ("Olmo3Config", {"sliding_window": 16}),
+    "granite": ("GraniteConfig", {}),
+    "stablelm": ("StableLmConfig", {}),
+    "cohere2": ("Cohere2Config", {"sliding_window": 16}),
+    "smollm3": ("SmolLM3Config", {}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**EXPERTS, "head_dim": 32}),
+    "falcon": ("FalconConfig", {"num_key_value_heads": None}),
+    "falcon with alibi": ("FalconConfig", {"alibi": True, "num_key_value_heads": None}),
+    "gpt2": ("GPT2Config", {**OLD, "n_positions": 2048}),
+    "bloom": ("BloomConfig", {"n_layer": 2, "n_head": 2}),
+    "deepseek_v3": ("DeepseekV3Config", LATENT),
+    "exaone4": ("Exaone4Config", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    "glm4": ("Glm4Config", {"head_dim": 32, "pad_token_id": 0}),
+    "gemma2": ("Gemma2Config", {"head_dim": 32, "sliding_window": 16}),
+    "gptj": ("GPTJConfig", {**OLD, "rotary_dim": 16}),
+}
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "mamba": ("MambaConfig", {"state_size": 8}, "linear_attention"),
+    "jamba": (
+        "JambaConfig",
+        {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
+        "linear_attention",
+    ),
+    "llama4": (
+        "Llama4TextConfig",
+        {"num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 32, "head_dim": 32},
+        "chunked_attention",
+    ),
+    "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}, "type conv"),
+}
+
+
+def make(kind: str, fields: dict[str, Any], attention: str | None = None) -> tuple[Any, Any]:
+    """Return a random model in float32, and its tokenizer."""
+    tokenizer = tiny_tokenizer()
+    common = {**SIZES, "vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **fields}
+    config = getattr(transformers, kind)(**{name: value for name, value in common.items() if value is not None})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
+    return model.eval(), tokenizer
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", OTHERS)
+@torch.inference_mode()
+def test_logits_and_tokens_after_a_stored_prefix_are_those_of_the_full_prompt(family: str, attention: str) -> None:
+    try:
+        model, _ = make(*OTHERS[family], attention)
+    except ValueError as error:
+        assert "does not support" in str(error)  # noqa: PT017 - some families have one implementation only
+        pytest.skip(f"{family} has no {attention}")
+    ids = prompt_ids()
+    full = model(input_ids=torch.tensor([ids])).logits[0]
+    expected = greedy(model, ids, new_cache(model.config), 24)
+    for split in (1, 15, 17, 47):
+        blob = stored(model, ids[:split])
+        rest = model(input_ids=torch.tensor([ids[split:]]), past_key_values=container(model.config, blob, split))
+        assert (rest.logits[0] - full[split:]).abs().max() <= 1e-4
+        assert greedy(model, ids, container(model.config, blob, split), 24) == expected
+
+
+@pytest.mark.parametrize("family", OTHERS)
+@torch.inference_mode()
+def test_in_bfloat16_a_stored_prefix_adds_no_more_noise_than_the_dtype(family: str) -> None:
+    kind, fields = OTHERS[family]
+    model, _ = make(kind, {**fields, "initializer_range": 0.05})
+    ids = prompt_ids()
+    exact = model(input_ids=torch.tensor([ids])).logits[0]
+    model = model.to(torch.bfloat16)
+    full = model(input_ids=torch.tensor([ids])).logits[0].float()
+    for split in (7, 31):
+        cache = container(model.config, stored(model, ids[:split]), split)
+        rest = model(input_ids=torch.tensor([ids[split:]]), past_key_values=cache).logits[0].float()
+        assert (rest - full[split:]).abs().max() <= max(1e-3, float((full - exact).abs().max()))
+        assert divergence(rest, full[split:]) <= 1e-3
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_an_engine_answers_from_stored_kv_as_from_text(family: str) -> None:
+    runner = HFEngine.from_model(*make(*OTHERS[family]), name=family)
+    memories, store = cubes(), DictActivations()
+    text = runner.generate(ask("text", memories))
+    built, served = (runner.generate(ask("kv", memories, store=store)) for _ in range(2))
+    runner.close()
+    assert text.text == built.text == served.text
+    assert served.usage.memory_tokens > 0
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_a_family_that_keeps_more_than_keys_and_values_is_refused_by_name_and_reads_text(family: str) -> None:
+    kind, fields, words = REFUSED[family]
+    runner = HFEngine.from_model(*make(kind, fields), name=family)
+    memories, store = cubes(), DictActivations()
+    text = runner.generate(ask("text", memories))
+    asked = runner.generate(ask("kv", memories, store=store))
+    runner.close()
+    assert asked.text == text.text
+    assert {memory.placed for memory in asked.plan.memories} == {Placement.TEXT}
+    assert words in asked.plan.memories[0].reason
+    assert not store.published
+
+
+def test_none_of_these_was_in_the_list_of_families() -> None:
+    assert not FAMILIES.keys() & {*OTHERS, *REFUSED}
