@@ -32,6 +32,7 @@ class Request(Generic[T]):
         alone: It was in one that failed: it goes by itself now.
         done: It is durable.
         result: What ``work`` returned.
+        woken: Set once it is done, or has to lead.
     """
 
     def __init__(self, work: Callable[[WriteSession], T]) -> None:
@@ -39,12 +40,13 @@ class Request(Generic[T]):
         self.alone = False
         self.done = False
         self.result: T | None = None
+        self.woken = threading.Event()
 
 
 class GroupCommit:
     """Runs changes, those of several threads in one transaction. Thread-safe.
 
-    While one thread waits for the disk, the changes of others gather; the next one to have its turn makes them all.
+    While one thread waits for the disk, the changes of others gather. Then the first of them leads: it makes them all.
 
     Args:
         begin: Begins a transaction.
@@ -52,8 +54,8 @@ class GroupCommit:
 
     def __init__(self, begin: Callable[[], AbstractContextManager[WriteSession]]) -> None:
         self._begin = begin
-        self._turn = threading.Lock()
         self._lock = threading.Lock()
+        self._leader: Request[Any] | None = None
         self._waiting: list[Request[Any]] = []
 
     def run(self, work: Callable[[WriteSession], T]) -> T:
@@ -68,10 +70,12 @@ class GroupCommit:
         request = Request(work)
         with self._lock:
             self._waiting.append(request)
+            if self._leader is None:
+                self._appoint(request)
         try:
-            with self._turn:
-                if not request.done:
-                    self._lead(request)
+            request.woken.wait()
+            if not request.done:
+                self._lead(request)
         finally:
             self._leave(request)
         return cast(T, request.result)
@@ -96,6 +100,7 @@ class GroupCommit:
             results = [each.work(session) for each in group]
         for each, result in zip(group, results, strict=True):
             each.result, each.done = result, True
+            each.woken.set()
 
     def _take(self, request: Request[Any]) -> list[Request[Any]]:
         """Take ``request`` off the queue, with those that it can share a transaction with, in their order."""
@@ -107,9 +112,17 @@ class GroupCommit:
             self._waiting = [each for each in self._waiting if each not in group]
             return group
 
+    def _appoint(self, request: Request[Any]) -> None:
+        self._leader = request
+        request.woken.set()
+
     def _leave(self, request: Request[Any]) -> None:
-        with self._lock:  # it still waits if its thread was interrupted
-            self._waiting = [each for each in self._waiting if each is not request]
+        with self._lock:
+            self._waiting = [each for each in self._waiting if each is not request]  # its thread was interrupted
+            if self._leader is request:
+                self._leader = None
+                if self._waiting:
+                    self._appoint(self._waiting[0])
 
     def _separate(self, group: Sequence[Request[Any]], request: Request[Any]) -> None:
         with self._lock:
