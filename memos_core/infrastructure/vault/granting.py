@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, or_, select
 
 from memos_core.cube import Grant, MemCube
 from memos_core.grants import GrantRecord
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks, from_micros, granted, in_force, micros, moment
 from memos_core.infrastructure.vault.index.granted import granted_state
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import Visibility
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from memos_core.infrastructure.vault.writing import WriteSession
 
 __all__ = ["Given", "give", "given", "grants_of", "received", "state_of", "take_back", "with_grants"]
+
+OF_CUBE = Prepared(
+    select(schema.grants).where(schema.grants.c.cube_id == bindparam("cube_id")).order_by(schema.grants.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,7 @@ class Given:
 
 def grants_of(session: ReadSession, cube_id: str) -> tuple[Grant, ...]:
     """Return the grants of one cube by its name, oldest first."""
-    g = schema.grants
-    rows = session.connection.execute(select(g).where(g.c.cube_id == cube_id).order_by(g.c.id))
+    rows = OF_CUBE.all(session.connection, cube_id=cube_id)
     return tuple(Grant(grantee=row.grantee, right=row.right, until=moment(row.until)) for row in rows)
 
 
