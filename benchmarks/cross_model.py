@@ -3,9 +3,10 @@
 A vault is filled and its forms are made with one model. It is opened with another one, of another architecture. What
 was made for the first is refused, and the memories serve as text; then background work makes the forms again. Retention
 is the share of held-out questions answered right with a form that was made again, over the share answered right with
-text, both on the second model. Forms that miss their gates on it stay text, and are told so.
+text, both on the second model. Forms that miss their gates on it stay text, and are told so; what they would answer is
+measured all the same, and named ``would``.
 
-    python benchmarks/cross_model.py --other FOLDER_OR_NAME [--adapters]
+    python benchmarks/cross_model.py --both             from each bundled reader to the other, some seven minutes
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from surroundings import surroundings
 
 from memos_core import HFEngine, MemCube, MemOS, Scope
 from memos_core.errors import AdapterMismatch, GateFailed
+from memos_core.principal import Principal
 from memos_core.testing import HashEmbedder
 from memos_core.transform.study import Question, bundled_templates, study
 
@@ -40,18 +42,24 @@ def right(scope: Scope, questions: Sequence[Question], **options: Any) -> float:
     return sum(marks) / len(marks)
 
 
-def made_with_the_first(scope: Scope, ids: list[str], adapters: bool) -> dict[str, str]:
-    """Return the forms that the first model gives these memories, and why others were refused."""
+def made(scope: Scope, ids: list[str], forms: Sequence[str]) -> dict[str, str]:
+    """Make these forms, keep them whether they pass their gates or not, and return their ids and what failed."""
+    transforms, ada, engine = scope._layers.transforms, Principal(scope.user), scope.engine
+    assert engine is not None
     found: dict[str, str] = {}
-    for to in ("activation", "cartridge", *(["parametric"] if adapters else [])):
+    for to in forms:
         try:
-            found[to] = scope.transform(ids, to=to).id  # type: ignore[arg-type]
+            proposal = transforms.propose(ada, engine, ids, to)
         except GateFailed as refusal:
             found[f"{to} refused"] = str(refusal)
+            continue
+        found[to] = transforms.publish(ada, proposal) or ""
+        if proposal.failures:
+            found[f"{to} failed"] = "; ".join(proposal.failures)
     return found
 
 
-def before(scope: Scope, ids: list[str], made: dict[str, str], questions: Sequence[Question]) -> dict[str, Any]:
+def before(scope: Scope, ids: list[str], forms: dict[str, str], questions: Sequence[Question]) -> dict[str, Any]:
     """Return how the second model treats forms of the first one."""
     # One question: "auto" makes KV of its own for memories that come back.
     reply = scope.chat(questions[0].text, memory_ids=ids, inject="auto", max_tokens=24)
@@ -60,9 +68,9 @@ def before(scope: Scope, ids: list[str], made: dict[str, str], questions: Sequen
         "tokens_served_from_kv_of_the_first": reply.usage.memory_tokens,
         "answer_as_from_text": reply.text == text,
     }
-    if "parametric" in made:
+    if "parametric" in forms:
         try:
-            scope.chat("?", adapter=made["parametric"], max_tokens=1)
+            scope.chat("?", adapter=forms["parametric"], max_tokens=1)
             told["adapter_of_the_first"] = "served"
         except AdapterMismatch:
             told["adapter_of_the_first"] = "refused"
@@ -86,15 +94,18 @@ def retained(scope: Scope, ids: list[str], forms: dict[str, Any], questions: Seq
     shares = {"nothing": right(scope, questions, inject="off")}
     shares["text"] = right(scope, questions, memory_ids=ids, inject="text")
     for to in ("activation", "cartridge", "parametric"):
-        made = forms.get(to, {}).get("made")
-        if made is None:
+        if to not in forms:
+            continue
+        cube_id = forms[to]["made"]
+        name = to if cube_id else f"{to}, would"
+        cube_id = cube_id or made(scope, ids, [to]).get(to)
+        if cube_id is None:
             continue
         if to == "parametric":
-            shares[to] = right(scope, questions, inject="off", adapter=made)
+            shares[name] = right(scope, questions, inject="off", adapter=cube_id)
             continue
-        shares[to] = right(scope, questions, memory_ids=ids, inject="kv")
-        if to == "activation":
-            scope.demote(made)  # exact KV goes before a cartridge
+        shares[name] = right(scope, questions, memory_ids=ids, inject="kv")
+        scope.demote(cube_id)  # exact KV goes before a cartridge
     retention = {name: value / shares["text"] for name, value in shares.items() if shares["text"] and name != "text"}
     return {"right": shares, "retention": retention}
 
@@ -105,12 +116,12 @@ def measure(first: HFEngine, other: HFEngine, size: int, adapters: bool) -> dict
             scope = memos.scope("ada")
             ids = [receipt.cube_id or "" for receipt in scope.add_many(facts(size))]
             cubes: list[MemCube] = [scope.get(cube_id) for cube_id in ids]
-            made = made_with_the_first(scope, ids, adapters)
+            forms = made(scope, ids, ["activation", "cartridge", *(["parametric"] if adapters else [])])
         questions = study(cubes, bundled_templates()).held_out
         with opened(folder, other) as memos:
             scope = memos.scope("ada")
-            row = {"facts": size, "questions": len(questions), "made_with_the_first": made}
-            row["before"] = before(scope, ids, made, questions)
+            row = {"facts": size, "questions": len(questions), "made_with_the_first": forms}
+            row["before"] = before(scope, ids, forms, questions)
             row["remade"] = again(memos, scope)
             return {**row, **retained(scope, ids, row["remade"]["forms"], questions)}
 
@@ -121,7 +132,11 @@ def run(options: argparse.Namespace, save: Callable[[list[dict[str, Any]]], None
     for first, other in pairs[: 2 if options.both else 1]:
         engines = HFEngine.from_pretrained(first), HFEngine.from_pretrained(other)
         for size in options.sizes:
-            row = {"first": shown(engines[0]), "other": shown(engines[1]), **measure(*engines, size, options.adapters)}
+            row = {
+                "first": shown(engines[0]),
+                "other": shown(engines[1]),
+                **measure(*engines, size, size in options.adapters),
+            }
             rows.append(row)
             print(
                 json.dumps({name: row[name] for name in ("first", "other", "facts", "right", "retention")}), flush=True
@@ -140,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="memos-reader", help="name or folder of the first model")
     parser.add_argument("--other", default="memos-reader-neox", help="name or folder of the second model")
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 12], help="facts of a memory, 96 at most")
-    parser.add_argument("--adapters", action="store_true", help="adapters too: some minutes for each size and model")
+    parser.add_argument("--adapters", type=int, nargs="*", default=[4], help="sizes with an adapter too")
     parser.add_argument("--both", action="store_true", help="and from the second model to the first")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "cross_model.json")
     options = parser.parse_args(arguments)

@@ -101,11 +101,44 @@ def kv_storage() -> str:
     """Bytes and divergence of each codec, on the bundled reader."""
     rows = load(RESULTS / "kv_storage.json")["rows"]
     return table(
-        ["model", "dtype", "codec", "bytes a token", "smaller by", "mean KL"],
+        ["model", "dtype", "codec", "bytes a token", "smaller by", "mean KL", "same top token", "decoded, MB/s of raw"],
         [
             [row["model"], row["dtype"], row["codec"], f"{row['bytes_per_token']:.0f}", f"{row['ratio_to_raw']:.1f}x",
-             f"{row['kl_mean']:.1e}"]
+             f"{row['kl_mean']:.1e}", f"{row['same_top_token']:.1%}", f"{row['decode_mb_per_second']:.0f}"]
             for row in rows
+        ],
+    )  # fmt: skip
+
+
+def kv_grid() -> str:
+    """Share of the time to the first token that stored KV saves, by context and query."""
+    result = load(RESULTS / "kv_grid_cpu.json")
+    divide = int(result["workload"]["divide"])
+    queries = list(next(iter(result["contexts"].values()))["queries"])
+    rows = []
+    for tokens, figures in result["contexts"].items():
+        cells = [figures["queries"][query] for query in queries]
+        direct = [min(cell["direct_in_one"], cell["direct_in_parts"]) * 1000 for cell in cells]
+        rows.append(
+            [f"{int(tokens) // divide}", f"{figures['build'] * 1000:.0f} ms", f"{figures['load'] * 1000:.1f} ms",
+             *(f"{cell['percent_saved']:.1f} % ({cell['kv'] * 1000:.0f} of {whole:.0f} ms)"
+               for cell, whole in zip(cells, direct, strict=True))]
+        )  # fmt: skip
+    return table(
+        ["context", "KV built in", "loaded in", *(f"saved, query of {int(query) // divide}" for query in queries)], rows
+    )
+
+
+def kv_prefetch() -> str:
+    """The first token after reading ahead, against decoding stored bytes."""
+    result = load(RESULTS / "kv_prefetch.json")
+    ways = ("text", "disk", "ahead")
+    return table(
+        ["codec", "prompt tokens", "everything computed", "KV from stored bytes", "KV read ahead", "sooner by"],
+        [
+            [codec, str(row["prompt_tokens"]), *(f"{row['seconds'][way] * 1000:.0f} ms" for way in ways),
+             f"{row['ahead_against_disk']:.2f}x"]
+            for codec, row in result["codecs"].items()
         ],
     )  # fmt: skip
 
@@ -219,6 +252,27 @@ def items() -> str:
     return table(["operation", *stores, "ours against SqliteStore's (else InMemoryStore's)"], rows)
 
 
+def improvement() -> str:
+    """What learning from feedback gains in the last third of each stream."""
+    rows = []
+    for name, kinds in load(RESULTS / "improvement.json")["streams"].items():
+        for kind, label in FEEDBACK.items():
+            figures = kinds[kind]
+            gains = figures["gain by thirds"][-1]
+            shown = [f"{gains[k][0]:+.3f} ({gains[k][1]:+.3f} to {gains[k][2]:+.3f})" for k in GAINS]
+            rows.append([name.removesuffix(".json.gz"), label, *shown, f"{figures['most']:.2f}"])
+    return table(["stream", "feedback", *GAINS, "weights moved by, at most"], rows)
+
+
+GAINS = ("recall@1", "recall@5", "recall@10")
+FEEDBACK = {
+    "learning": "a fifth of the requests wrong",
+    "learning, feedback right": "right",
+    "learning, each memory misread with this chance": "each memory wrong with chance 0.2",
+    "adversary": "all inverted",
+}
+
+
 def lora() -> str:
     """Adapters by plan, against PEFT's."""
     result = load(RESULTS / "lora.json")
@@ -233,6 +287,54 @@ def lora() -> str:
             ["loading", f"{loading['load_ms']:.1f} ms", f"{loading['peft_load_ms']:.1f} ms"],
         ],
     )  # fmt: skip
+
+
+def pathways() -> str:
+    """What each pathway costs and keeps."""
+    rows = [
+        [row["pathway"], str(row["facts"]), f"{row['cpu_seconds']:.2f}", f"{row['bytes'] / 1024:,.0f}",
+         "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}", kept(row), counted(row, "kl", ".1e"),
+         counted(row, "locality", ".2f"), counted(row, "break_even_reads", ",.0f") or "never",
+         "yes" if row["passed"] else "no"]
+        for row in load(RESULTS / "pathways.json")["rows"]
+        if "recall" in row
+    ]  # fmt: skip
+    head = ["pathway", "facts", "CPU s", "KiB", "peak MiB", "right: text, then", "KL", "locality", "pays after reads",
+            "passes"]  # fmt: skip
+    return table(head, rows)
+
+
+def kept(row: dict[str, Any]) -> str:
+    """Returns the shares of right answers before and after."""
+    return f"{row['recall_before']:.2f}, {row['recall']:.2f}"
+
+
+def counted(row: dict[str, Any], name: str, form: str) -> str:
+    """Returns a figure, if it was measured."""
+    value = row.get(name)
+    return "" if value is None else format(value, form)
+
+
+def cross_model() -> str:
+    """What another model keeps of a memory whose forms are made again for it."""
+    rows = [
+        [row["first"], row["other"], str(row["facts"]), f"{row['right']['text']:.2f}",
+         *(again(row, form) for form in ("activation", "cartridge", "parametric")), f"{row['right']['nothing']:.2f}"]
+        for row in load(RESULTS / "cross_model.json")["rows"]
+    ]  # fmt: skip
+    head = ["made with", "served by", "facts", "text", "KV made again", "cartridge made again", "adapter made again",
+            "no memory"]  # fmt: skip
+    return table(head, rows)
+
+
+def again(row: dict[str, Any], form: str) -> str:
+    """Returns the share of right answers with a form that was made again, or what became of it."""
+    if form in row["right"]:
+        return f"{row['right'][form]:.2f}"
+    would = row["right"].get(f"{form}, would")
+    if form in row["made_with_the_first"]:
+        return "stays text" if would is None else f"stays text (would: {would:.2f})"
+    return ""
 
 
 def headlines() -> str:
@@ -265,6 +367,7 @@ def headlines() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "improvement": improvement,
     "headlines": headlines,
     "recall": recall,
     "writes": writes,
@@ -275,10 +378,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "kv_speed": kv_speed,
     "kv_decode": kv_decode,
     "kv_storage": kv_storage,
+    "kv_grid": kv_grid,
+    "kv_prefetch": kv_prefetch,
     "kv_composition": kv_composition,
     "kv_composition_answers": kv_composition_answers,
     "kv_batch": kv_batch,
     "langchain_agent": langchain_agent,
+    "pathways": pathways,
+    "cross_model": cross_model,
 }
 
 

@@ -30,11 +30,11 @@ from surroundings import surroundings
 from memos_core.embedding import MiniLM
 
 RESULT = Path(__file__).parent / "results" / "writes.json"
-BATCHES = {1: 100, 10: 40, 100: 10, 1000: 3}
+BATCHES = {1: 50, 10: 20, 100: 6, 1000: 2}
 """How many memories at a time, and how often."""
 
 THREADS = 8
-SINGLES = 200
+SINGLES = 100
 MOST = {"mem0": 1000}
 """Sizes beyond which a system takes longer than this benchmark may."""
 

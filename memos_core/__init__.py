@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memos_core.address import Address, address_of, scope_at
-    from memos_core.binding import Binding, resolve_scope
+    from memos_core.binding import Binding, check_memory, resolve_scope
     from memos_core.collection import Collection
     from memos_core.conversation import Conversation, Remember
     from memos_core.cube import MemCube, MemoryType, State
@@ -133,6 +133,7 @@ HOMES = {
     "as_messages": "memos_core.interface.reader",
     "extractive_summary": "memos_core.interface.summary",
     "parse_where": "memos_core.filters",
+    "check_memory": "memos_core.binding",
     "resolve_scope": "memos_core.binding",
     "scope_at": "memos_core.address",
 }
@@ -203,6 +204,7 @@ __all__ = [
     "__version__",
     "address_of",
     "as_messages",
+    "check_memory",
     "extractive_summary",
     "parse_where",
     "resolve_scope",

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 
 from memos_core.engine.base import Engine
 from memos_core.engine.location import configured_window
@@ -15,7 +16,7 @@ from memos_core.memos import MemOS
 from memos_core.principal import variables_of
 from memos_core.scope import Scope
 
-__all__ = ["DEFAULT_MODEL", "Binding", "resolve_scope"]
+__all__ = ["DEFAULT_MODEL", "Binding", "check_memory", "resolve_scope"]
 
 DEFAULT_MODEL = "memos-reader"
 DEFAULT_NAMESPACE = ("users", "{user_id}")
@@ -30,8 +31,18 @@ def resolve_scope(
 
     Raises:
         InvalidName: The namespace needs a value that is not among ``values``, or is malformed.
+        InvalidInput: ``memory`` is something else.
     """
+    check_memory(memory)
     return memory if isinstance(memory, Scope) else memory.scope_of(namespace, values)
+
+
+def check_memory(memory: object) -> None:
+    """Raise InvalidInput, which says what is wanted, if ``memory`` is neither a MemOS nor a scope."""
+    if isinstance(memory, Scope | MemOS):
+        return
+    hint = f"; open the folder first: MemOS.open({str(memory)!r})" if isinstance(memory, str | PathLike) else ""
+    raise InvalidInput(f"memory is a MemOS or a scope of one, not a {type(memory).__name__}{hint}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,12 @@ class Binding:
         """Name of the model, for people. Loads its configuration at most."""
         engine = self.present_engine
         return self.model or (engine.capabilities.model if engine else DEFAULT_MODEL)
+
+    @property
+    def named_model(self) -> str:
+        """Name of the model without loading anything for it."""
+        engine = self.present_engine
+        return self.model or (engine.model_name if engine else DEFAULT_MODEL)
 
     @property
     def context_window(self) -> int | None:

@@ -72,8 +72,8 @@ class MemoryCall(BaseModel):
         k: How many hits are wanted.
         before: Only what was said before this moment (``source.at``, else the time of the commit).
         as_of: Only what held at this moment; by default now.
-        filters: Exact matches on ``speaker``, ``session``, ``ref``, ``kind``, ``role``, ``uri``, ``language`` or
-            ``tags`` (a tag, or a list of which one must match); a list of values means any of them.
+        filters: Conditions on fields of the header in the language of ``memos_core.filters.parse_where``: a value, a
+            list of which one must match, operators, groups. ``docs/search.md`` lists the fields.
         entities: Names that the query mentions.
         speakers: Who would have said it, where the query tells.
         times: When it would have been said; what lies outside is not left out, but counts less.

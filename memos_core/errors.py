@@ -5,6 +5,7 @@ keeps working, and carries what a program needs to act on it as attributes.
 
     MemosError
     ├── InvalidInput (ValueError)              the caller's data is wrong; nothing was written
+    │   ├── UnknownField                       a filter names a field that there is not; lists those that there are
     │   ├── InvalidName                        a malformed user, agent, session or collection name
     │   ├── InvalidMemory                      an empty, oversized, binary or otherwise unusable memory
     │   ├── InvalidFile                        a file that cannot be read as what it should be
@@ -70,6 +71,7 @@ __all__ = [
     "QuotaReached",
     "ScopeConflict",
     "SourcesChanged",
+    "UnknownField",
     "UnsupportedOption",
     "VaultBusy",
     "VaultClosed",
@@ -89,6 +91,20 @@ class MemosError(Exception):
 
 class InvalidInput(MemosError, ValueError):
     """The caller's data is wrong. Raised before anything is written."""
+
+
+class UnknownField(InvalidInput):
+    """A filter names a field that there is not.
+
+    Attributes:
+        field: The name.
+        known: The fields that there are.
+    """
+
+    def __init__(self, field: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown filter {field!r}; known are {', '.join(known)}")
+        self.field = field
+        self.known = known
 
 
 class InvalidName(InvalidInput):

@@ -35,6 +35,7 @@ Operator = Literal[
     "text_match",
     "text_match_insensitive",
     "is_empty",
+    "exists",
 ]
 
 MAX_DEPTH = 64
@@ -51,7 +52,8 @@ class Compare:
         field: Key in the metadata.
         operator: ``eq`` ``ne`` ``gt`` ``gte`` ``lt`` ``lte``; ``in`` and ``nin``: the field is (not) one of a list;
             ``any`` and ``all``: the field, a list or a text, holds any (all) of a list; ``contains``: it holds this;
-            ``text_match``, also ``_insensitive``: this text is part of it; ``is_empty``: absent, null, ``""``, ``[]``.
+            ``text_match``, also ``_insensitive``: this text is part of it; ``is_empty``: absent, null, ``""``, ``[]``;
+            ``exists``: neither absent nor null.
         value: What it is compared with.
 
     Raises:
@@ -73,6 +75,8 @@ class Compare:
         held = metadata.get(self.field)
         if self.operator == "is_empty":
             return (held in EMPTY) is (self.value is not False)
+        if self.operator == "exists":
+            return (held is not None) is (self.value is not False)
         if held is None:
             return self.operator in ("ne", "nin")
         return CHECKS[self.operator](held, self.value)

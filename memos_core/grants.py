@@ -38,8 +38,12 @@ class GrantRecord:
     author: str
     at: datetime
 
-    def __str__(self) -> str:
+    @property
+    def what(self) -> str:
+        """What may be read, in words."""
         bound = [f"{what} {name}" for what, name in (("agent", self.agent), ("session", self.session)) if name]
-        what = self.cube_id or ("all of " + ", ".join(bound) if bound else "everything")
+        return self.cube_id or (f"all of {', '.join(bound)}" if bound else "everything")
+
+    def __str__(self) -> str:
         until = f" until {self.until.isoformat(timespec='minutes')}" if self.until else ""
-        return f"{self.grantee} may {self.right} {what} of {self.owner}{until}"
+        return f"{self.grantee} may {self.right} {self.what} of {self.owner}{until}"

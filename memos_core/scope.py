@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, Unpack
-
-from pydantic import JsonValue
 
 from memos_core.bound import BoundScope
 from memos_core.collection import Collection, CollectionOptions, open_collection
@@ -23,10 +20,9 @@ from memos_core.engine.base import Engine, EngineRequest
 from memos_core.errors import InvalidInput
 from memos_core.events import Event
 from memos_core.ids import checked_cursor
-from memos_core.infrastructure.vault import UsageDelta
-from memos_core.infrastructure.vault.granting import state_of
+from memos_core.infrastructure.vault import UsageDelta, Visibility
 from memos_core.interface.adapters import ScopeAdapters
-from memos_core.interface.arguments import TypeName, memory_state, memory_types
+from memos_core.interface.arguments import TypeName, header_filters, memory_state, memory_types
 from memos_core.interface.chat import ChatCall, ChatOptions, default_budget
 from memos_core.interface.context import MemoryContext, build_context, context_of
 from memos_core.interface.exporting import write_lines
@@ -37,6 +33,7 @@ from memos_core.operation.background import as_ids, target_form
 from memos_core.operation.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
 from memos_core.operation.resolving import Resolution, resolve
+from memos_core.operation.revision import revision_of
 from memos_core.records import (
     Erasure,
     Hit,
@@ -138,7 +135,7 @@ class Scope(BoundScope):
         query: str,
         *,
         k: int = 10,
-        filters: Mapping[str, JsonValue] | None = None,
+        filters: Mapping[str, Any] | None = None,
         before: datetime | None = None,
         as_of: datetime | None = None,
         include_superseded: bool = False,
@@ -148,16 +145,18 @@ class Scope(BoundScope):
         Args:
             query: What is asked.
             k: Most hits.
-            filters: What fields of the header must be: ``speaker``, ``session``, ``tags`` ...; a list means any of.
+            filters: Conditions on the header: ``{"speaker": "Ben", "at": {"$gte": moment}}``; see docs/search.md.
             before: Only what was said before this moment.
             as_of: Only what held at this moment; by default now.
             include_superseded: Also what another memory took the place of.
 
         Raises:
-            InvalidInput: The query is empty, k is not positive, or a filter is unknown.
+            InvalidInput: The query is empty, k is not positive, or a filter is malformed.
+            UnknownField: A filter names a field that there is not.
         """
         conditions = {"before": before, "as_of": as_of, "include_superseded": include_superseded}
-        call = self._layers.chat.call(query, k=k, filters=filters or {}, **conditions)
+        where = header_filters(filters, self._layers.lifecycle)
+        call = self._layers.chat.call(query, k=k, filters=where, **conditions)
         hits = self._layers.operator.search(self._principal, call)
         self._searched(hits)
         return hits
@@ -168,6 +167,7 @@ class Scope(BoundScope):
         *,
         max_tokens: int | None = None,
         k: int = 12,
+        filters: Mapping[str, Any] | None = None,
         known: Sequence[str] = (),
         keep: Sequence[str] = (),
     ) -> MemoryContext:
@@ -179,6 +179,7 @@ class Scope(BoundScope):
             query: What is asked.
             max_tokens: Size of the text at most.
             k: Most memories that are new to the conversation.
+            filters: As for ``search``.
             known: Texts that the prompt holds already: what says the same is left out.
             keep: Ids of memories that the conversation was given before. They stay in the room that is left, as long
                 as they can be seen, so that the prompt begins alike from turn to turn.
@@ -186,8 +187,8 @@ class Scope(BoundScope):
         engine, count = self._layers.engine, self._count_tokens
         if max_tokens is None:
             max_tokens = default_budget(engine.capabilities.context_window if engine else HOSTED_WINDOW)
-        call = self._layers.chat.call(query, k=k, max_tokens=max_tokens)
-        layers = self._layers
+        layers, where = self._layers, header_filters(filters, self._layers.lifecycle)
+        call = layers.chat.call(query, k=k, max_tokens=max_tokens, filters=where)
         found = build_context(
             layers.operator, layers.scheduler, self._principal, call, count_tokens=count, known=known, keep=keep
         )
@@ -204,7 +205,7 @@ class Scope(BoundScope):
         """Return a memory by id, in any state; of another user's, what was granted, while it is active."""
         self._layers.lifecycle.flush()
         with self._layers.vault.read() as session:
-            return found(session.cube(self._layers.governance.reach(self._principal), cube_id), cube_id)
+            return found(session.cube(self._reach, cube_id), cube_id)
 
     def resolve(self, ids: Sequence[str], *, max_tokens: int | None = None) -> Resolution:
         """Return the memories that may enter a prompt now, by their own ids or by those of documents of collections.
@@ -226,6 +227,8 @@ class Scope(BoundScope):
         state: State | str = State.ACTIVE,
         session: str | None = None,
         newest: bool = False,
+        include_shared: bool = False,
+        filters: Mapping[str, Any] | None = None,
     ) -> Page:
         """Return memories in the order in which they were stored, ``limit`` at a time.
 
@@ -236,12 +239,15 @@ class Scope(BoundScope):
             state: ``active`` (default), ``archived`` or ``expired``.
             session: Only what belongs to this session.
             newest: Begin with what was stored last, and go back.
+            include_shared: Also what other users have granted to this one.
+            filters: As for ``search``.
         """
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
+        where = header_filters(filters, self._layers.lifecycle)
         with self._layers.vault.read() as ledger:
             cubes = ledger.listing(
-                self._visibility,
+                self._reach,
                 limit=limit + 1,
                 after=checked_cursor(cursor),
                 types=memory_types(type),
@@ -249,31 +255,29 @@ class Scope(BoundScope):
                 now=self._now(),
                 belonging=session,
                 newest=newest,
+                shared=include_shared,
+                filters=where,
             )
         more = len(cubes) > limit
         return Page(tuple(cubes[:limit]), cubes[limit - 1].id if more else None)
 
-    def count(self, *, type: TypeName = "plaintext", state: State | str = State.ACTIVE) -> int:
+    def count(
+        self,
+        *,
+        type: TypeName = "plaintext",
+        state: State | str = State.ACTIVE,
+        include_shared: bool = False,
+        filters: Mapping[str, Any] | None = None,
+    ) -> int:
         """Return how many memories there are; see ``list`` for the arguments."""
+        where = header_filters(filters, self._layers.lifecycle)
+        types, states, now = memory_types(type), (memory_state(state),), self._now()
         with self._layers.vault.read() as session:
-            return session.count(
-                self._visibility, types=memory_types(type), states=(memory_state(state),), now=self._now()
-            )
+            return session.count(self._reach, types=types, states=states, now=now, shared=include_shared, filters=where)
 
     def revision(self) -> str:
-        """Return a short text that changes whenever what this scope finds may have changed, as key for a cache.
-
-        Different scopes and vaults have different revisions, unless both hold nothing. It tells nothing else: it is
-        a digest.
-        """
-        with self._layers.vault.read() as session:
-            space = session.namespace(self._principal.namespace)
-            change = session.newest_change(self._principal.namespace)
-            # What expires, or begins or ceases to hold, does so without a change.
-            passed = session.moments_passed(self._principal.namespace, self._now())
-            granted = state_of(session, self._layers.governance.reach(self._principal))
-        state = (space.salt if space else b"", self.agent, self.session, change, passed, granted)
-        return hashlib.sha256(repr(state).encode()).hexdigest()
+        """Return a digest that changes whenever what this scope finds may have changed, as key for a cache."""
+        return revision_of(self._layers.vault, self._layers.governance, self._principal)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all text memories and items to ``path``, one cube as JSON a line, and return how many.
@@ -419,8 +423,8 @@ class Scope(BoundScope):
     # Small things
 
     @property
-    def _visibility(self) -> Any:
-        return self._layers.governance.visibility(self._principal)
+    def _reach(self) -> Visibility:
+        return self._layers.governance.reach(self._principal)
 
     @property
     def _count_tokens(self) -> Callable[[str], int]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, get_args
 
-from memos_core import Conversation, Inject, MemoryContext, MemOS, Receipt, Remember, Scope, resolve_scope
+from memos_core import Conversation, Inject, MemoryContext, MemOS, Receipt, Remember, Scope, check_memory, resolve_scope
 from memos_core.errors import CubeNotFound, InvalidInput, MissingExtra
 from memos_langchain.chat_models import ChatMemos
 from memos_langchain.runs import context_values, spoken
@@ -89,6 +89,7 @@ class MemosMiddleware(AgentMiddleware[MemosState, Any, Any]):
         remember: Remember = "both",
     ) -> None:
         super().__init__()
+        check_memory(memory)
         if k < 1 or (max_tokens is not None and max_tokens < 0):
             raise InvalidInput("k must be at least 1 and max_tokens not negative")
         if inject is not None and inject not in get_args(Inject):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from memos_core import Binding, Hit, MemOS, Scope
 from memos_core.errors import MissingExtra
@@ -36,9 +36,11 @@ class MemosRetriever(BaseRetriever):
         namespace: Template of the namespace within a MemOS. Its variables are taken from ``namespace_values`` of a
             call, else from the run's ``config["configurable"]``, else from its metadata.
         k: Most documents.
-        filters: Exact matches, as in ``Scope.search``.
+        filters: Exact matches, as in ``Scope.search``; a call takes it as ``filter`` too, as vector stores do.
         score_threshold: Leave out what scores less. Scores lie between 0 and 1.
     """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     memory: Scope | MemOS = Field(exclude=True, repr=False)
     namespace: tuple[str, ...] = ("users", "{user_id}")
@@ -59,9 +61,10 @@ class MemosRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
         filters: Mapping[str, JsonValue] | None = None,
+        filter: Mapping[str, JsonValue] | None = None,
         namespace_values: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        hits = self._binding.scope(namespace_values).search(query, **self._asked(k, filters))
+        hits = self._binding.scope(namespace_values).search(query, **self._asked(k, filters, filter))
         return self._documents(hits)
 
     async def _aget_relevant_documents(
@@ -71,9 +74,10 @@ class MemosRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,
         k: int | None = None,
         filters: Mapping[str, JsonValue] | None = None,
+        filter: Mapping[str, JsonValue] | None = None,
         namespace_values: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        hits = await self._binding.scope(namespace_values).asearch(query, **self._asked(k, filters))
+        hits = await self._binding.scope(namespace_values).asearch(query, **self._asked(k, filters, filter))
         return self._documents(hits)
 
     @property
@@ -84,8 +88,9 @@ class MemosRetriever(BaseRetriever):
         values = run_values(self._binding.variables, kwargs.get("namespace_values"), config)
         return {**kwargs, "namespace_values": values}
 
-    def _asked(self, k: int | None, filters: Mapping[str, JsonValue] | None) -> dict[str, Any]:
-        return {"k": self.k if k is None else k, "filters": self.filters if filters is None else filters}
+    def _asked(self, k: int | None, *filters: Mapping[str, JsonValue] | None) -> dict[str, Any]:
+        given = [each for each in filters if each is not None]
+        return {"k": self.k if k is None else k, "filters": given[0] if given else self.filters}
 
     def _documents(self, hits: Sequence[Hit]) -> list[Document]:
         least = self.score_threshold

@@ -200,7 +200,11 @@ class MemosVectorStore(VectorStore):
             filter: Only documents whose metadata meets it.
             mode: ``vector`` (scores are cosines), ``words`` (BM25) or ``hybrid`` (scores lie between 0 and 1).
             alpha: Weight of the vectors in ``hybrid``.
+
+        Raises:
+            InvalidInput: An option is not known, or a filter is malformed.
         """
+        check_known(kwargs)
         vector = self._foreign.embed_query(query) if self._foreign and mode != "words" else None
         return scored(self.collection.query(query, vector=vector, k=k, where=filter, mode=mode, alpha=alpha))
 
@@ -214,6 +218,7 @@ class MemosVectorStore(VectorStore):
         alpha: float = 0.5,
         **kwargs: Any,
     ) -> list[tuple[Document, float]]:
+        check_known(kwargs)
         vector = await self._foreign.aembed_query(query) if self._foreign and mode != "words" else None
         return scored(await self.collection.aquery(query, vector=vector, k=k, where=filter, mode=mode, alpha=alpha))
 
@@ -221,11 +226,13 @@ class MemosVectorStore(VectorStore):
         self, embedding: list[float], k: int = 4, *, filter: Filter | None = None, **kwargs: Any
     ) -> list[Document]:
         """Return the ``k`` documents nearest to a vector."""
+        check_known(kwargs)
         return [document for document, _ in scored(self.collection.query(vector=embedding, k=k, where=filter))]
 
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, *, filter: Filter | None = None, **kwargs: Any
     ) -> list[Document]:
+        check_known(kwargs)
         return [document for document, _ in scored(await self.collection.aquery(vector=embedding, k=k, where=filter))]
 
     def max_marginal_relevance_search(
@@ -243,6 +250,7 @@ class MemosVectorStore(VectorStore):
         Args:
             lambda_mult: 1 goes by nearness alone, 0 by variety alone.
         """
+        check_known(kwargs)
         vector = self._foreign.embed_query(query) if self._foreign else None
         hits = self.collection.mmr(query, vector=vector, k=k, fetch_k=fetch_k, balance=lambda_mult, where=filter)
         return [document for document, _ in scored(hits)]
@@ -257,6 +265,7 @@ class MemosVectorStore(VectorStore):
         filter: Filter | None = None,
         **kwargs: Any,
     ) -> list[Document]:
+        check_known(kwargs)
         vector = await self._foreign.aembed_query(query) if self._foreign else None
         hits = await self.collection.ammr(query, vector=vector, k=k, fetch_k=fetch_k, balance=lambda_mult, where=filter)
         return [document for document, _ in scored(hits)]
@@ -271,6 +280,7 @@ class MemosVectorStore(VectorStore):
         filter: Filter | None = None,
         **kwargs: Any,
     ) -> list[Document]:
+        check_known(kwargs)
         hits = self.collection.mmr(vector=embedding, k=k, fetch_k=fetch_k, balance=lambda_mult, where=filter)
         return [document for document, _ in scored(hits)]
 
@@ -361,6 +371,14 @@ def as_memories(
 def from_memory(document: MemoryDocument) -> Document:
     """Return a document of the core in LangChain's words."""
     return Document(page_content=document.text, id=document.id, metadata=dict(document.metadata))
+
+
+def check_known(options: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for options that no search has: a filter under another name must not be passed over."""
+    if options:
+        raise InvalidInput(
+            f"unknown option {', '.join(sorted(options))}; a search takes filter, mode, alpha and fetch_k"
+        )
 
 
 def scored(hits: Sequence[DocumentHit]) -> list[tuple[Document, float]]:

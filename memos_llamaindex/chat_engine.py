@@ -8,6 +8,7 @@ from typing import Any
 
 from memos_core import Hit, MemOS, Scope
 from memos_core.errors import InvalidInput, MissingExtra
+from memos_llamaindex.chat_stores import MemosAsyncChatStore
 from memos_llamaindex.history import MARK
 from memos_llamaindex.llms import MemosLLM
 from memos_llamaindex.memory import MemosMemory
@@ -21,7 +22,7 @@ try:
     from llama_index.core.llms import LLM
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.prompts import PromptTemplate
-    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, QueryType
     from llama_index.core.settings import Settings
     from llama_index.core.tools import ToolOutput
     from llama_index.core.types import Thread
@@ -79,7 +80,7 @@ class MemosContextChatEngine(BaseChatEngine):
     @classmethod
     def from_defaults(
         cls,
-        memory: MemosMemory | Scope | MemOS,
+        memory: MemosMemory | Scope | MemOS | BaseRetriever | None = None,
         llm: LLM | None = None,
         *,
         system_prompt: str | None = None,
@@ -93,7 +94,8 @@ class MemosContextChatEngine(BaseChatEngine):
         """Make an engine.
 
         Args:
-            memory: Whose memory; or a ``MemosMemory`` that is there already.
+            memory: Whose memory; or a ``MemosMemory`` that is there already. None: the history alone. In the first
+                place it may be the retriever, as with LlamaIndex's own engine.
             llm: The model; by default ``Settings.llm``.
             system_prompt: Instructions, instead of ``prefix_messages``.
             prefix_messages: Instructions.
@@ -109,6 +111,12 @@ class MemosContextChatEngine(BaseChatEngine):
         if system_prompt is not None and prefix_messages is not None:
             raise InvalidInput("give either system_prompt or prefix_messages")
         llm = llm or Settings.llm
+        if isinstance(memory, BaseRetriever):
+            if retriever is not None:
+                raise InvalidInput("two retrievers were given, one of them in the place of the memory")
+            memory, retriever = None, memory
+        if memory is None:
+            options.setdefault("chat_store", MemosAsyncChatStore())  # LlamaIndex's own is another on each event loop
         if not isinstance(memory, MemosMemory):
             memory = MemosMemory.from_defaults(memory=memory, **options)
         elif options:
@@ -130,38 +138,43 @@ class MemosContextChatEngine(BaseChatEngine):
     # LlamaIndex's contract
 
     @trace_method("chat")
-    def chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    def chat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """Answer ``message``; ``chat_history`` takes the place of what was said before."""
+        message = str(message)
         if chat_history is not None:
             self._memory.set(chat_history)
         asked = ChatMessage(role=MessageRole.USER, content=message)
         nodes = self._found(message)
         shown = self._prompt(self._memory.get(input=asked), nodes, asked)
-        response = self._llm.chat(shown)
+        response = self._llm.chat(self._sent(shown))
         self._memory.put_messages([asked, answer_of(response)])
         return self._answer(response, shown, nodes)
 
     @trace_method("chat")
-    async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    async def achat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """``chat`` for asyncio."""
+        message = str(message)
         if chat_history is not None:
             await self._memory.aset(chat_history)
         asked = ChatMessage(role=MessageRole.USER, content=message)
         nodes = await self._afound(message)
         shown = self._prompt(await self._memory.aget(input=asked), nodes, asked)
-        response = await self._llm.achat(shown)
+        response = await self._llm.achat(self._sent(shown))
         await self._memory.aput_messages([asked, answer_of(response)])
         return await asyncio.to_thread(self._answer, response, shown, nodes)
 
     @trace_method("chat")
-    def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> StreamingAgentChatResponse:
+    def stream_chat(
+        self, message: QueryType, chat_history: list[ChatMessage] | None = None
+    ) -> StreamingAgentChatResponse:
         """Answer piece by piece; what was said is remembered when the stream has ended."""
+        message = str(message)
         if chat_history is not None:
             self._memory.set(chat_history)
         asked = ChatMessage(role=MessageRole.USER, content=message)
         nodes = self._found(message)
         shown = self._prompt(self._memory.get(input=asked), nodes, asked)
-        responses = self._llm.stream_chat(shown)
+        responses = self._llm.stream_chat(self._sent(shown))
 
         def stream() -> Generator[ChatResponse, None, None]:
             yield from responses
@@ -177,15 +190,16 @@ class MemosContextChatEngine(BaseChatEngine):
 
     @trace_method("chat")
     async def astream_chat(
-        self, message: str, chat_history: list[ChatMessage] | None = None
+        self, message: QueryType, chat_history: list[ChatMessage] | None = None
     ) -> StreamingAgentChatResponse:
         """``stream_chat`` for asyncio."""
+        message = str(message)
         if chat_history is not None:
             await self._memory.aset(chat_history)
         asked = ChatMessage(role=MessageRole.USER, content=message)
         nodes = await self._afound(message)
         shown = self._prompt(await self._memory.aget(input=asked), nodes, asked)
-        responses = await self._llm.astream_chat(shown)
+        responses = await self._llm.astream_chat(self._sent(shown))
 
         async def stream() -> AsyncGenerator[ChatResponse, None]:
             async for response in responses:
@@ -244,6 +258,10 @@ class MemosContextChatEngine(BaseChatEngine):
             question.additional_kwargs[MARK] = {"cube_ids": []}
         return [*self._prefix, *recalled, *context, *history, question]
 
+    def _sent(self, shown: Sequence[ChatMessage]) -> list[ChatMessage]:
+        """Return what goes to the model. Marks of memory are for a ``MemosLLM``: others may print or send them."""
+        return list(shown) if isinstance(self._llm, MemosLLM) else [unmarked(message) for message in shown]
+
     def _recalled(self, shown: Sequence[ChatMessage]) -> list[NodeWithScore]:
         """Return the memories that the prompt stands for, as nodes."""
         named = [reference for message in shown for reference in stands_for(message)]
@@ -276,6 +294,11 @@ def stands_for(message: ChatMessage) -> list[str]:
     """Return the memories that a message stands for."""
     mark = message.additional_kwargs.get(MARK)
     return list(mark["cube_ids"]) if isinstance(mark, dict) else []
+
+
+def unmarked(message: ChatMessage) -> ChatMessage:
+    kept = {key: value for key, value in message.additional_kwargs.items() if key != MARK}
+    return message.model_copy(update={"additional_kwargs": kept})
 
 
 def answer_of(response: ChatResponse) -> ChatMessage:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from fsspec import AbstractFileSystem
 
 from memos_core import Item, Items, ItemTransaction, MemOS, Scope
-from memos_core.errors import InvalidFile, MissingExtra
+from memos_core.errors import InvalidFile, InvalidInput, MissingExtra
 from memos_llamaindex.files import read_json, write_json
 from memos_llamaindex.home import SHARED, scope_for
 
@@ -106,6 +106,13 @@ class Conversation:
 
 
 def as_value(message: ChatMessage, status: str) -> dict[str, Any]:
+    """Return a message as it is kept.
+
+    Raises:
+        InvalidInput: It is no message.
+    """
+    if not isinstance(message, ChatMessage):
+        raise InvalidInput(f"a message is a ChatMessage, not a {type(message).__name__}")
     return {"status": status, "message": message.model_dump(mode="json")}
 
 

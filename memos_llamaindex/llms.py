@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from memos_core import Binding, ChatOptions, Engine, Inject, MemOS, Scope
 from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
 from memos_llamaindex import structured
+from memos_llamaindex.home import Handle
 from memos_llamaindex.messages import Cumulative, as_completion, as_core_messages
 from memos_llamaindex.options import options_in_force, using
 
@@ -24,7 +25,7 @@ try:
         LLMMetadata,
         MessageRole,
     )
-    from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr
     from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
     from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
     from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -48,7 +49,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 dispatcher = get_dispatcher(__name__)
 
 
-class MemosLLM(FunctionCallingLLM):
+class MemosLLM(Handle, FunctionCallingLLM):
     """A model that runs here, with memory that enters its prompts as text or as stored KV.
 
     A call takes all of `ChatOptions` as keyword arguments (`inject`, `memory_ids`, `adapter`, `memory_budget`,
@@ -117,6 +118,8 @@ class MemosLLM(FunctionCallingLLM):
         ```
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     model: str | None = Field(default=None, description="Folder, hub id or name of the model.")
     engine: Engine | None = Field(default=None, exclude=True, repr=False, description="The engine to ask.")
     memory: Scope | MemOS | None = Field(default=None, exclude=True, repr=False, description="Whose memory enters.")
@@ -154,7 +157,8 @@ class MemosLLM(FunctionCallingLLM):
         # Called on the event loop at the start of every call: nothing may be loaded for it.
         return {
             "class_name": self.class_name(),
-            "model": self.model,
+            "model": self._binding.named_model,
+            "model_name": self._binding.named_model,
             **{name: getattr(self, name) for name in DEFAULTS},
         }
 

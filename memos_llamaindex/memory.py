@@ -21,7 +21,7 @@ from memos_llamaindex.short_term import ShortTermMemory
 
 try:
     from llama_index.core.base.llms.types import ChatMessage, MessageRole
-    from llama_index.core.bridge.pydantic import Field
+    from llama_index.core.bridge.pydantic import ConfigDict, Field
     from llama_index.core.memory import BaseMemoryBlock
     from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
 except ImportError as error:
@@ -61,6 +61,8 @@ class MemosMemory(ShortTermMemory):
         per_agent: In an ``AgentWorkflow``, recall as the agent whose turn it is: what is shared, and what that agent
             holds alone. What is said is shared.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     memory: Scope | MemOS | None = Field(default=None, exclude=True, repr=False, description="The long-term memory.")
     namespace: tuple[str, ...] = Field(default=("users", "{user_id}"), description="Namespace within a MemOS.")

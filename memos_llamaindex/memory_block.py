@@ -21,7 +21,7 @@ try:
         ChatMessage,
         MessageRole,
     )
-    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
     from llama_index.core.memory import BaseMemoryBlock
 except ImportError as error:
     raise MissingExtra("llama-index-core", extra="llamaindex") from error
@@ -66,6 +66,8 @@ class MemosMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
     per_session: bool = Field(default=False, description="Recall only what was said in the session at hand.")
     cache_point: bool = Field(default=False, description="End the message with a CachePoint.")
     remember: Remember = Field(default="both", description="Whose turns are remembered.")
+
+    model_config = ConfigDict(extra="forbid")
 
     _given: OrderedDict[tuple[str | None, str | None], tuple[str, ...]] = PrivateAttr(default_factory=OrderedDict)
 

@@ -12,7 +12,7 @@ from memos_core import Collection, Compare, Document, DocumentHit, MemOS, Scope,
 from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
 from memos_llamaindex.files import joined_path, names_in, read_json, write_json
 from memos_llamaindex.filters import as_where, joined
-from memos_llamaindex.home import SHARED, scope_for
+from memos_llamaindex.home import SHARED, Handle, scope_for
 from memos_llamaindex.vector_files import saved_collection, saved_nodes
 
 try:
@@ -41,7 +41,7 @@ PREFETCH = 1000
 """Nearest nodes among which ``mmr`` chooses, if the query names no ``mmr_prefetch_k``."""
 
 
-class MemosVectorStore(BasePydanticVectorStore):
+class MemosVectorStore(Handle, BasePydanticVectorStore):
     """Keeps nodes in a collection of a memory: durable, found exactly, filtered, and erased for good.
 
     Examples:
@@ -265,6 +265,8 @@ class MemosVectorStore(BasePydanticVectorStore):
 
 def asked(query: VectorStoreQuery, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return which search of a collection answers ``query``, ``query`` or ``mmr``, and its arguments."""
+    if not isinstance(query, VectorStoreQuery):
+        raise InvalidInput(f"a query is a VectorStoreQuery, not a {type(query).__name__}; an index takes a text")
     where = joined(as_where(query.filters), None if query.doc_ids is None else of_documents(query.doc_ids))
     # An index without nodes of its own (``from_vector_store``) passes no node ids where it means no restriction.
     common: dict[str, Any] = {"where": where, "ids": query.node_ids or None, "k": query.similarity_top_k}
@@ -305,7 +307,17 @@ def accepts(where: Where | None, document: Document) -> bool:
 
 
 def as_document(node: BaseNode) -> Document:
-    """Return a node in the core's words: its text apart, and whatever else it holds in the metadata."""
+    """Return a node in the core's words: its text apart, and whatever else it holds in the metadata.
+
+    Raises:
+        InvalidInput: It is no node, or has no embedding.
+    """
+    if not isinstance(node, BaseNode):
+        raise InvalidInput(f"a node is a BaseNode such as TextNode, not a {type(node).__name__}")
+    if node.embedding is None:
+        raise InvalidInput(
+            f"node {node.node_id!r} has no embedding: insert it into a VectorStoreIndex, or embed it first"
+        )
     metadata = node_to_metadata_dict(node, remove_text=True)
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     return Document(text, id=node.node_id, metadata=metadata, vector=node.get_embedding())

@@ -285,7 +285,7 @@ def test_stored_bytes_stay_the_same_under_eight_threads() -> None:
     for thread in threads:
         thread.join()
     assert texts == [expected] * 32
-    loaded = runner._prefixes().load("user", store.find(payload.fingerprint)[0], lambda: pytest.fail("not kept"))
+    loaded, _ = runner._prefixes().load("user", store.find(payload.fingerprint)[0], lambda: pytest.fail("not kept"))
     assert encode(loaded) == before
 
 

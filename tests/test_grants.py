@@ -130,7 +130,6 @@ def test_who_reads_cannot_change_or_grant_on(ada: Scope, bob: Scope, memos: MemO
         lambda: bob.archive(cat),
         lambda: bob.freeze(cat),
         lambda: bob.history(cat),
-        lambda: bob.lineage(cat),
         lambda: bob.grant("carol", cube_id=cat),
         lambda: bob.revoke("carol", cube_id=cat),
         lambda: bob.grants(cube_id=cat),
@@ -169,3 +168,26 @@ def test_what_cannot_be_granted(ada: Scope, bob: Scope, clock: FakeClock) -> Non
     with pytest.raises(InvalidInput, match="over"):
         ada.grant("bob", cube_id=cat, until=clock.now())
     assert ada.grants() == []
+
+
+def test_what_comes_later_is_found_as_if_everything_were_read_anew(ada: Scope, bob: Scope, memos: MemOS) -> None:
+    added(bob, "A cat of my own.", session="S1")
+    ada.grant("bob", whole_scope=True)
+    for number in range(6):
+        newest = added(ada, f"The cat sleeps on chair {number}.", session="S1" if number % 2 else None, speaker="Ben")
+        if number == 3:
+            ada.update(newest, "The dog sleeps on the cat's chair.")
+        grown = [(hit.id, hit.score, hit.why) for hit in bob.search("Where does the cat sleep?", k=20)]
+        memos._layers.vault.granted.drop()
+        assert [(hit.id, hit.score, hit.why) for hit in bob.search("Where does the cat sleep?", k=20)] == grown
+        assert len(grown) == number + 2
+
+
+def test_a_search_can_keep_to_one_owner(ada: Scope, bob: Scope) -> None:
+    cat, own = added(ada, "My cat is called Biscuit."), added(bob, "My cat is called Tom.")
+    ada.grant("bob", cube_id=cat)
+    assert found(bob, "cat", filters={"owner": "bob"}) == {own}
+    assert found(bob, "cat", filters={"owner": "ada"}) == {cat}
+    assert found(bob, "cat", filters={"owner": ["ada", "bob"]}) == {cat, own}
+    assert found(bob, "cat", filters={"owner": "carol"}) == set()
+    assert found(ada, "cat", filters={"owner": "bob"}) == set()

@@ -121,7 +121,9 @@ def in_threads(*works: Callable[[], str]) -> list[str]:
 
 def test_stored_tensors_are_byte_identical_after_generations_from_several_threads(served: Served) -> None:
     served.answer()
-    (blob,) = served.runner._prefixes()._loaded.values()
+    tiers = served.runner._prefixes()._tiers
+    (blob,) = map(tiers.peek, tiers.keys())
+    assert blob is not None
     before = [tensor.clone() for tensor in (*blob.keys, *blob.values)]
     assert in_threads(*[served.answer] * 6) == [served.expected] * 6
     assert all(torch.equal(one, other) for one, other in zip(before, (*blob.keys, *blob.values), strict=True))

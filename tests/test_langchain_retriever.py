@@ -84,3 +84,14 @@ def test_it_stands_in_a_chain(memos: MemOS, ada: Scope) -> None:
 def test_a_bad_parameter_is_refused(ada: Scope) -> None:
     with pytest.raises(ValidationError):
         MemosRetriever(memory=ada, k=0)
+
+
+def test_a_call_may_name_its_filter_as_vector_stores_do(ada: Scope) -> None:
+    retriever = MemosRetriever(memory=ada, filters={"speaker": "Ben"})
+    assert [found.metadata["speaker"] for found in retriever.invoke("cat", filter={"speaker": "Ada"})] == ["Ada"]
+    assert [found.metadata["speaker"] for found in retriever.invoke("cat")] == ["Ben"]
+
+
+def test_an_argument_that_is_not_known_is_refused(ada: Scope) -> None:
+    with pytest.raises(ValidationError, match="search_kwargs"):
+        MemosRetriever(memory=ada, search_kwargs={"k": 2})

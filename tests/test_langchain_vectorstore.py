@@ -174,6 +174,14 @@ def test_users_and_collections_keep_apart(memos: MemOS, store: MemosVectorStore)
         MemosVectorStore(memos, namespace=users)
 
 
+async def test_a_filter_under_another_name_is_not_passed_over(store: MemosVectorStore) -> None:
+    for search in (store.similarity_search, store.max_marginal_relevance_search):
+        with pytest.raises(InvalidInput, match="where"):
+            search("tea", where={"n": 1})
+    with pytest.raises(InvalidInput, match="where"):
+        await store.asimilarity_search_with_score("tea", where={"n": 1})
+
+
 def test_without_a_memory_it_lies_in_one_of_its_own() -> None:
     store = MemosVectorStore.from_texts(["tea", "rain"], DeterministicFakeEmbedding(size=8), ids=["t", "r"])
     assert store.similarity_search("tea", k=1)[0].page_content == "tea"

@@ -10,7 +10,8 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import ContextChatEngine, SimpleChatEngine
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.llms.mock import MockFunctionCallingLLM
+from llama_index.core.llms.mock import MockFunctionCallingLLM, MockLLM
+from llama_index.core.schema import QueryBundle
 from llamaindex_parts import assistant, user
 
 from memos_core import HFEngine, MemOS, Scope
@@ -205,3 +206,22 @@ async def test_engines_of_llamaindex_take_the_memory(ada: Scope, kind: str) -> N
     assert CAT in str(await engine.achat(QUESTION))
     assert [message.role.value for message in memory.get_all()] == ["user", "assistant"]
     assert QUESTION in [cube.text for cube in ada.list()]
+
+
+# Made and asked as LlamaIndex's own engine is
+
+
+def test_a_retriever_may_stand_in_the_first_place_and_a_query_bundle_may_be_asked(ada: Scope) -> None:
+    retriever = MemosRetriever(ada)
+    engine = MemosContextChatEngine.from_defaults(retriever, llm=echoing(), system_prompt="Be kind.")
+    answer = str(engine.chat(QueryBundle(QUESTION)))
+    assert answer.startswith("<system> Be kind.")
+    assert CAT in answer
+    assert [message.content for message in engine.chat_history] == [QUESTION, answer]
+    assert ada.count() == 1
+    with pytest.raises(InvalidInput, match="two retrievers"):
+        MemosContextChatEngine.from_defaults(retriever, echoing(), retriever=retriever)
+
+
+def test_a_model_that_prints_what_it_is_given_sees_no_marks_of_memory(ada: Scope) -> None:
+    assert "cube_ids" not in str(engine_for(ada, MockLLM()).chat(QUESTION))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
+from pydantic import ValidationError
 
 from memos_core import MemOS, Scope
 from memos_core.errors import InvalidInput
@@ -29,6 +32,11 @@ from memos_llamaindex import (
     MemosDocumentStore,
     MemosIndexStore,
     MemosKVStore,
+    MemosLLM,
+    MemosMemory,
+    MemosMemoryBlock,
+    MemosRetriever,
+    MemosToolSpec,
     MemosVectorStore,
     memos_storage_context,
 )
@@ -233,6 +241,49 @@ def test_files_that_are_not_there_or_cut_off_are_told(tmp_path: Path) -> None:
     Path(path).write_text(json.dumps({"store": {"talk": [{"role": "nobody"}]}}))
     with pytest.raises(InvalidInput, match="no conversations"):
         MemosChatStore.from_persist_path(path)
+
+
+# What a hurried caller gets wrong
+
+
+@pytest.mark.parametrize(
+    "make", [MemosKVStore, MemosDocumentStore, MemosIndexStore, MemosVectorStore, MemosRetriever, MemosToolSpec]
+)
+def test_a_folder_in_the_place_of_a_memory_is_refused_with_the_way_out(make: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"MemOS\.open\('memory/'\)"):
+        make("memory/")
+
+
+def test_what_is_no_node_no_query_and_no_message_is_refused(ada: Scope) -> None:
+    store: Any = MemosVectorStore(ada)
+    for wrong, told in (({"text": "x"}, "BaseNode"), (TextNode(id_="n", text="x"), "'n' has no embedding")):
+        with pytest.raises(InvalidInput, match=told):
+            store.add([wrong])
+    with pytest.raises(InvalidInput, match="VectorStoreQuery"):
+        store.query("reset")
+    talk: Any = MemosChatStore(ada)
+    with pytest.raises(InvalidInput, match="ChatMessage"):
+        talk.add_message("talk", "hello")
+    assert talk.get_keys() == []
+
+
+def test_what_leads_to_a_memory_is_not_pickled_and_stays_whole(ada: Scope) -> None:
+    store, llm = MemosVectorStore(ada), MemosLLM(memory=ada)
+    for handle in (store, llm):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(handle)
+    assert llm.memory is ada
+    assert store.get_nodes() == []
+    assert copy.deepcopy(llm).memory is ada
+
+
+def test_an_argument_that_is_not_known_is_refused(ada: Scope) -> None:
+    with pytest.raises(ValidationError, match="top_k"):
+        MemosMemory.from_defaults(memory=ada, top_k=3)
+    with pytest.raises(ValidationError, match="top_k"):
+        MemosMemoryBlock(memory=ada, top_k=3)
+    with pytest.raises(ValidationError, match="modell"):
+        MemosLLM(modell="memos-reader")
 
 
 # Documents that share a hash, and questions of no document

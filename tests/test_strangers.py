@@ -79,3 +79,9 @@ def test_what_a_speaker_says_is_theirs_in_the_question() -> None:
 
 def test_the_same_seed_draws_the_same() -> None:
     assert [strangers(3).draw() for _ in range(5)] == [strangers(3).draw() for _ in range(5)]
+
+
+def test_another_statement_about_the_same_subject_never_contradicts() -> None:
+    (mine,) = TEMPLATES.statements("My cat is called Biscuit.")
+    drawn = strangers(4)
+    assert not any(drawn.of_the_same(mine).startswith("My cat ") for _ in range(3000))

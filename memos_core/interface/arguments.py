@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from memos_core.cube import MemoryType, State
 from memos_core.errors import InvalidInput
+from memos_core.infrastructure.vault.header_filters import USE_FIELDS, fields_in
 from memos_core.interface.reader import Reader
+from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.records import MemoryCall
 
-__all__ = ["TypeName", "memory_call", "memory_state", "memory_types"]
+__all__ = ["TypeName", "header_filters", "memory_call", "memory_state", "memory_types"]
 
 READ = ("entities", "speakers", "times", "events", "intent")
 """What a reader adds to a call; the rest is the caller's."""
@@ -32,6 +35,29 @@ def memory_call(reader: Reader, now: datetime, *, query: str, **fields: Any) -> 
         return MemoryCall(query=query, **{**found, **fields})
     except ValidationError as error:
         raise InvalidInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+
+
+def header_filters(filters: Mapping[str, Any] | None, lifecycle: MemLifecycle) -> dict[str, JsonValue]:
+    """Return filters as JSON values, after writing what is counted where they ask for counts."""
+    where = as_json_filters(filters)
+    if where and not USE_FIELDS.keys().isdisjoint(fields_in(where)):
+        lifecycle.flush()
+    return where
+
+
+def as_json_filters(filters: Mapping[str, Any] | None) -> dict[str, JsonValue]:
+    """Return filters as JSON values: moments in ISO 8601, other sequences as lists."""
+    return {str(name): as_json(value) for name, value in (filters or {}).items()}
+
+
+def as_json(value: Any) -> JsonValue:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return as_json_filters(value)
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
+        return [as_json(part) for part in value]
+    return value  # type: ignore[no-any-return]  # what is no JSON value is refused where it is used
 
 
 def memory_types(name: str) -> tuple[MemoryType, ...] | None:

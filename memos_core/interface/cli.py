@@ -13,7 +13,16 @@ import typer
 
 import memos_core
 from memos_core.engine import Engine
-from memos_core.interface import cli_background, cli_evolution, cli_learning, cli_lifecycle, cli_memory, cli_vault, demo
+from memos_core.interface import (
+    cli_background,
+    cli_evolution,
+    cli_learning,
+    cli_lifecycle,
+    cli_memory,
+    cli_sharing,
+    cli_vault,
+    demo,
+)
 from memos_core.interface.cli_terminal import (
     DEFAULT_VAULT,
     AgentOption,
@@ -35,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     **cli_lifecycle.COMMANDS,
     **cli_background.COMMANDS,
     **cli_evolution.COMMANDS,
+    **cli_sharing.COMMANDS,
     **cli_learning.COMMANDS,
     **cli_vault.COMMANDS,
 }

@@ -92,7 +92,7 @@ def search(
     as_of: Time = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", metavar="FIELD=VALUE", help="Exact match on speaker, session, ref, tags ..."),
+        typer.Option("--filter", metavar="FIELD=VALUE", help="Match on a field of the header: speaker, tags ..."),
     ] = None,
 ) -> None:
     """Find the memories that answer a question, best first."""

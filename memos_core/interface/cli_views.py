@@ -78,6 +78,7 @@ def hit_json(hit: Hit) -> dict[str, JsonValue]:
         "score": hit.score,
         "why": hit.why,
         "passage": list(hit.passage) if hit.passage else None,
+        **({"shared_by": hit.owner} if hit.shared else {}),
     }
 
 

@@ -10,6 +10,7 @@ from memos_core.errors import BlobDamaged
 from memos_core.events import Event
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import MemVault
+from memos_core.infrastructure.vault.granting import has_received
 from memos_core.principal import Principal
 from memos_core.transform.base import Meter, Proposal
 from memos_core.transform.prefill import proposal_of
@@ -50,7 +51,10 @@ class ScopeActivations:
 
     def find(self, fingerprint: str) -> list[StoredActivation]:
         with self.vault.read() as session:
-            found = self.vault.activations.current(session, self.visibility, fingerprint, self.governance.clock.now())
+            granted = has_received(session, self.principal.namespace)
+            # Asked anew: a grant may have ended since the plan was made. Where there is none, the answer is kept.
+            seen = self.governance.reach(self.principal) if granted else self.visibility
+            found = self.vault.activations.current(session, seen, fingerprint, self.governance.clock.now())
         return [StoredActivation(cube_id, payload) for cube_id, payload in found]
 
     def read(self, address: str) -> bytes:

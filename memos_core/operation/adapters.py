@@ -33,7 +33,7 @@ class MemAdapters:
 
     def usable(self, principal: Principal, fingerprint: str) -> list[MemCube]:
         """Return the adapters that may serve: live, of that model, and each memory of theirs as it was."""
-        visibility = self.governance.visibility(principal)
+        visibility = self.governance.reach(principal)
         with self.vault.read() as session:
             return session.adapters(visibility, fingerprint, self.governance.clock.now())
 
@@ -80,7 +80,7 @@ class MemAdapters:
     def get(self, principal: Principal, cube_id: str) -> MemCube:
         """Return the cube of an adapter. Raises ``CubeNotFound``, and ``InvalidInput`` where it is no adapter."""
         with self.vault.read() as session:
-            cube = found(session.cube(self.governance.visibility(principal), cube_id), cube_id)
+            cube = found(session.cube(self.governance.reach(principal), cube_id), cube_id)
         payload_of(cube)
         return cube
 

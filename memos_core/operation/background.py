@@ -41,7 +41,7 @@ class Background:
         """
         cube_ids = as_ids(cube_id)
         target = target_form(to)
-        visibility = self.governance.visibility(principal)
+        visibility = self.governance.reach(principal)
         with self.queue.vault.write() as session:
             for each in cube_ids:
                 found(session.cube(visibility, each), each)
@@ -134,7 +134,7 @@ class TransformTask(Task):
         """Raise InvalidInput where a memory is out of use, before anything is computed for it."""
         transforms = self.transforms
         with transforms.vault.read() as session:
-            cubes = session.cubes(transforms.governance.visibility(job.principal), job.cube_ids)
+            cubes = session.cubes(transforms.governance.reach(job.principal), job.cube_ids)
         for cube in cubes:
             if cube.state is not State.ACTIVE:
                 raise InvalidInput(f"memory {cube.id} is {cube.state}")

@@ -180,7 +180,7 @@ class MemDocuments:
     def delete(self, *, ids: Sequence[str] | None, where: Where | None, complete: bool, drop: bool = False) -> Erasure:
         """Erase documents, all their versions, and everything that was made from them; see ``Collection.delete``."""
         with self.vault.write() as session:
-            doomed = [cube.id for cube in self.chosen(session, ids, where)]
+            doomed = self.chosen(session, ids, where)
             rows = session.erase(self.governance.visibility(self.principal), doomed)
             if doomed:
                 self.governance.audit(session, self.principal, "forget", rows.cube_ids, {"collection": self.spec.name})
@@ -203,13 +203,13 @@ class MemDocuments:
         session: WriteSession,
         ids: Sequence[str] | None,
         where: Where | None,
-    ) -> list[MemCube]:
-        """Return the documents of these ids that meet ``where``; None for both: all, those that have expired too."""
+    ) -> list[str]:
+        """Return the cubes of the documents of these ids that meet ``where``; None for both: all, also expired ones."""
         if ids is None:
-            cubes = list(collections.everything(session, self.seen(), size=PAGE))
-        else:
-            cubes = list(collections.by_ids(session, self.seen(), list(dict.fromkeys(ids)), lapsed=True).values())
-        return [cube for cube in cubes if where is None or where.accepts(cube.header.descriptive.metadata)]
+            everything = collections.everything(session, self.seen())
+            return [cube_id for cube_id, metadata in everything if where is None or where.accepts(metadata)]
+        cubes = collections.by_ids(session, self.seen(), list(dict.fromkeys(ids)), lapsed=True).values()
+        return [cube.id for cube in cubes if where is None or where.accepts(cube.header.descriptive.metadata)]
 
     # Reading
 
@@ -241,8 +241,7 @@ class MemDocuments:
         with self.vault.read() as session:
             if where is None:
                 return session.count_matching(seen)
-            cubes = collections.pages(session, seen, after=None, size=PAGE)
-            return sum(where.accepts(cube.header.descriptive.metadata) for cube in cubes)
+            return sum(where.accepts(metadata) for _, metadata in collections.standing(session, seen))
 
     # Parts
 

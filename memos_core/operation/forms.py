@@ -116,7 +116,7 @@ class MemForms:
         """
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
-        visibility = self.transforms.governance.visibility(principal)
+        visibility = self.transforms.governance.reach(principal)
         with self.transforms.vault.read() as session:
             told = [demotion_of(entry) for entry in session.audit(principal.namespace, MAX_DEMOTIONS, action="demote")]
             named = {source for each in told if each for source, _ in each.lineage.sources}
@@ -139,7 +139,7 @@ class MemForms:
         recipe = self.recipe(principal, cube_id)
         made = self.transforms.transform(principal, self.engine(), recipe.cube_ids, recipe.to, progress=progress)
         with self.transforms.vault.read() as session:
-            return found(session.cube(self.transforms.governance.visibility(principal), made), made)
+            return found(session.cube(self.transforms.governance.reach(principal), made), made)
 
     def remake_later(self, principal: Principal, cube_id: str) -> Job:
         """Leave ``remake`` to a worker and return the job.
@@ -155,7 +155,7 @@ class MemForms:
 
     def recipe(self, principal: Principal, cube_id: str) -> Recipe:
         """Return how to make again a form that is here, or was dropped. Raises as ``remake_later``."""
-        visibility = self.transforms.governance.visibility(principal)
+        visibility = self.transforms.governance.reach(principal)
         with self.transforms.vault.read() as session:
             cube = session.cube(visibility, cube_id)
         if cube is not None:

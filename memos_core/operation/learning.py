@@ -101,7 +101,7 @@ class MemLearning:
         chain = rows.lineage_of(rows.weights_of(session, namespace), weights.version)
         recalls = [each for each in self._kept(session, namespace) if each.learned in chain]
         added = np.array([weights.after.get(name, 0.0) for name in ALL_SIGNALS], np.float32)
-        uses = uses_of(recalls, edits_of(session, recalls), follow_seconds=self.settings.settle_seconds)
+        uses = uses_of(recalls, edits_of(session, namespace, recalls), follow_seconds=self.settings.settle_seconds)
         return Experience(weights.version, added, past_of(recalls, uses))
 
     def _kept(self, session: ReadSession, namespace: str) -> list[Recall]:
@@ -121,7 +121,7 @@ class MemLearning:
             for each in self._kept(session, namespace)
             if each.learned in chain or (each.learned is None and each.at <= settled)
         ]
-        edits, seconds = edits_of(session, standing), self.settings.settle_seconds
+        edits, seconds = edits_of(session, namespace, standing), self.settings.settle_seconds
         lessons = list(lessons_of(standing, edits, features=self.features, follow_seconds=seconds))
         fit = fitted(lessons, self.ranker, self.settings.trust)
         weights = LearnedWeights(
@@ -243,8 +243,8 @@ def queue_learning(vault: MemVault, queue: JobQueue, settings: LearningSettings)
     return len(due)
 
 
-def edits_of(session: ReadSession, recalls: Sequence[Recall]) -> Edits:
-    return rows.edits_of(session, sorted({cube.cube_id for each in recalls for cube in each.cubes}))
+def edits_of(session: ReadSession, namespace: str, recalls: Sequence[Recall]) -> Edits:
+    return rows.edits_of(session, namespace, sorted({cube.cube_id for each in recalls for cube in each.cubes}))
 
 
 def as_mapping(fit: Fit) -> dict[str, float]:

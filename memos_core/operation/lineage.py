@@ -82,7 +82,7 @@ class MemLineage:
         Raises:
             CubeNotFound: It is not visible here.
         """
-        visibility = self.governance.visibility(principal)
+        visibility = self.governance.reach(principal)
         with self.vault.read() as session:
             cube = found(session.cube(visibility, cube_id), cube_id)
             return LineageTree(

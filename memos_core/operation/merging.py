@@ -249,10 +249,15 @@ def governed(sources: Sequence[MemCube], principal: Principal) -> Governance:
         owner=principal.user,
         namespace=principal.namespace,
         agent=agreed(rule.agent for rule in rules),
-        sensitivity=max((rule.sensitivity for rule in rules), key=CAUTION.index),
+        sensitivity=most_careful(rule.sensitivity for rule in rules),
         trust=min((rule.trust for rule in rules), key=BELIEF.index),
         retention=Retention(expires_at=min(ends)) if ends else Retention(),
     )
+
+
+def most_careful(levels: Iterable[Sensitivity]) -> Sensitivity:
+    """Return the level of what was made from memories of these levels; without any, that of a memory of its own."""
+    return max(levels, key=CAUTION.index, default=Sensitivity.INTERNAL)
 
 
 def agreed(values: Iterable[T | None]) -> T | None:

@@ -71,7 +71,7 @@ class RefreshTask(Task):
 
     def _rebuild(self, session: WriteSession, principal: Principal, cube: MemCube) -> str | None:
         """Queue the same form of the sources as they are now; None where one of them does not serve any more."""
-        visibility = Visibility(principal.namespace, principal.agent, principal.session)
+        visibility = Visibility(principal.namespace, principal.agent, principal.session, granted_at=session.now)
         recipe = recipe_of(session, visibility, cube.header.descriptive.lineage, cube.type)
         if recipe is None or cube.state is not State.ACTIVE:
             return None

@@ -96,7 +96,7 @@ class Remaker:
         marks: frozenset[str],
         told: dict[Principal, frozenset[str]],
     ) -> Remake | None:
-        visibility = Visibility(principal.namespace, principal.agent, principal.session)
+        visibility = Visibility(principal.namespace, principal.agent, principal.session, granted_at=session.now)
         if principal not in told:
             told[principal] = self._over(session, visibility)
         cube = session.cube(visibility, cube_id)

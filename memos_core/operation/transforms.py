@@ -31,6 +31,7 @@ from memos_core.infrastructure.vault import MemVault, WriteSession
 from memos_core.operation.adapters import MemAdapters, sources_of
 from memos_core.operation.adapters import payload_of as payload_of_adapter
 from memos_core.operation.fusion import fusible
+from memos_core.operation.merging import most_careful
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import canonical_order
 from memos_core.principal import Principal
@@ -102,6 +103,8 @@ class MemTransform:
         """Do the long part of ``transform`` and store nothing. What ``progress`` raises ends it."""
         material = self.material(principal, engine, cube_ids)
         self.check_form(principal, engine, material, to)
+        if to is MemoryType.PLAINTEXT:
+            check_owned(material.cubes)
         if to in (MemoryType.PARAMETRIC, CARTRIDGE):
             material = self.in_company(principal, material)
         if progress is not None:
@@ -147,7 +150,7 @@ class MemTransform:
         """
         if not cube_ids:
             raise InvalidInput("name at least one memory")
-        visibility = self.governance.visibility(principal)
+        visibility = self.governance.reach(principal)
         with self.vault.read() as session:
             cubes = [found(session.cube(visibility, cube_id), cube_id) for cube_id in dict.fromkeys(cube_ids)]
         texts = [cube for cube in cubes if cube.type is MemoryType.PLAINTEXT]
@@ -204,7 +207,7 @@ class MemTransform:
     def of_form(self, principal: Principal, engine: Engine, cube: MemCube, beside: Sequence[MemCube] = ()) -> Material:
         if not isinstance(cube.payload, ActivationPayload | ParametricPayload):
             raise InvalidInput(f"memory {cube.id} has no tensors")
-        visibility = self.governance.visibility(principal)
+        visibility = self.governance.reach(principal)
         with self.vault.read() as session:
             sources = session.cubes(visibility, [cube_id for cube_id, _ in cube.header.descriptive.lineage.sources])
             namespace = session.namespace(principal.namespace)
@@ -273,7 +276,10 @@ class MemTransform:
         """Store a text that was made from another form; where it says what a live memory says, return that one."""
         if not self.sources_stand(session, principal, proposal.sources):
             return None
-        turn = Turn(text=product.text, title=product.title, kind=product.kind)
+        sources = session.cubes(self.governance.reach(principal), [cube_id for cube_id, _ in proposal.sources])
+        check_owned(sources)
+        careful = most_careful(cube.header.governance.sensitivity for cube in sources)
+        turn = Turn(text=product.text, title=product.title, kind=product.kind, sensitivity=careful)
         operator = MemOperator(self.vault, self.governance, self.ids)
         (draft,) = operator.structure(principal, [turn])
         held = session.find_duplicate(principal.namespace, draft.dedup_key, self.governance.clock.now())
@@ -299,8 +305,8 @@ class MemTransform:
         self.emit(Event(name, now, principal.namespace, (cube.id, *made_from), {**proposal.record, **counted}))
 
     def sources_stand(self, session: WriteSession, principal: Principal, sources: Sequence[tuple[str, int]]) -> bool:
-        """Tell whether each source is active and still at the version that was read."""
-        visibility = self.governance.visibility(principal)
+        """Tell whether each source may be read, is active, and is still at the version that was read."""
+        visibility = self.governance.reach(principal)
         for cube_id, version in sources:
             cube = session.cube(visibility, cube_id)
             if cube is None or cube.state is not State.ACTIVE or cube.version != version:
@@ -322,6 +328,13 @@ class MemTransform:
         )
         governance = Governance(owner=principal.user, namespace=principal.namespace, agent=principal.agent)
         return MemCube(header=Header(descriptive=descriptive, governance=governance), payload=payload_of(product, blob))
+
+
+def check_owned(sources: Sequence[MemCube]) -> None:
+    """Raise InvalidInput where one belongs to another user: a copy of it in words would outlive the grant."""
+    for cube in sources:
+        if cube.shared:
+            raise InvalidInput(f"memory {cube.id} is shared by {cube.owner}; it is not copied into another scope")
 
 
 def told(progress: Callable[[int, int], None], far: Progress) -> None:

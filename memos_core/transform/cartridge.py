@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
@@ -24,7 +24,7 @@ from memos_core.transform.course import Maker, answered_as, shortened
 from memos_core.transform.from_kv import check_standing
 from memos_core.transform.gates import share
 from memos_core.transform.lessons import Lesson, Reading, loaded_of
-from memos_core.transform.strangers import invented
+from memos_core.transform.strangers import Strangers, invented
 from memos_core.transform.study import Question, StudyTemplates, bundled_templates, study
 from memos_core.transform.trained_kv import CartridgeSettings, CartridgeTrainer, Slots, behind
 
@@ -35,8 +35,8 @@ CHECKED = 96
 SHORTENED = 5
 """Forms of each question in which words that the memory does not hold are left out: with two, held-out phrasings
 were missed in two of four runs, with five in none (docs/log.md)."""
-MAX_FOREIGN = 64
-"""Questions that the memory does not answer, half of them to learn by and half for the examination."""
+FOREIGN, UNRELATED = 80, 40
+"""Questions that the memory does not answer, to learn by and for the examination."""
 
 
 class Tried(NamedTuple):
@@ -101,8 +101,10 @@ class Cartridge(Pathway):
             prefix = self.prefix(material, loaded)
             school = School(Reading(loaded), material, self.templates, self.name)
             tried: list[Tried] = []
-            for ratio in self.settings.ratios:
-                tried.append(self.attempt(material, loaded, school, prefix, ratio))
+            for number, ratio in enumerate(self.settings.ratios):
+                slots, seed = max(1, int(prefix.tokens / ratio)), material.seed + number
+                trainer = CartridgeTrainer(loaded.model, prefix, slots, self.settings, seed=seed)
+                tried.append(self.attempt(trainer, school, prefix, material.progress))
                 if tried[-1].gate.passed:
                     break
         made, gate, unrelated, steps = tried[-1]
@@ -133,13 +135,13 @@ class Cartridge(Pathway):
         sources = tuple((cube.id, cube.version) for cube in material.cubes)
         return Proposal(self.name, sources, built, parameters, meter.cost(len(built.data)), fidelity, (gate,))
 
-    def attempt(self, material: Material, loaded: LoadedModel, school: School, prefix: KVBlob, ratio: float) -> Tried:
+    def attempt(
+        self, trainer: CartridgeTrainer, school: School, prefix: KVBlob, progress: Callable[[Progress], None]
+    ) -> Tried:
         """Train one cartridge and examine it."""
-        slots, steps = max(1, int(prefix.tokens / ratio)), self.settings.steps
-        trainer = CartridgeTrainer(loaded.model, prefix, slots, self.settings, seed=material.seed)
-        trainer.train(school.own, school.foreign, learned=school.learned, progress=material.progress)
-        made = stored_form(prefix, trainer.kept, loaded.fingerprint)
-        material.progress(Progress("examining", trainer.steps_done, steps))
+        trainer.train(school.own, school.foreign, learned=school.learned, progress=progress)
+        made = stored_form(prefix, trainer.kept, school.reading.loaded.fingerprint)
+        progress(Progress("examining", trainer.steps_done, self.settings.steps))
         return Tried(made, *school.examined(made, self.recall), trainer.steps_done)
 
     def prefix(self, material: Material, loaded: LoadedModel) -> KVBlob:
@@ -188,11 +190,8 @@ class School:
             learned += (shortened(question, self.cubes[question.cube], rng) for _ in range(SHORTENED))
         read = self.read(learned)
         self.own = [each if self.right(each) else answered_as(each, maker.taught[each.question.fact]) for each in read]
-        others = [*(cube for cube in material.foreign), *map(invented, templates.others)]
-        strange = list(study(others, templates, held_out=0).learned)
-        rng.shuffle(strange)
-        foreign = self.read(strange[:MAX_FOREIGN])
-        self.foreign, self.unrelated = foreign[0::2], foreign[1::2]
+        self.foreign = self.read(list(strange(maker, maker.to_learn, FOREIGN)))
+        self.unrelated = self.read(list(strange(maker, maker.to_examine, UNRELATED)))
         self.held_out = self.read(maker.questions.held_out)
         self.together = share([self.right(each) for each in self.held_out])
 
@@ -241,6 +240,16 @@ class School:
                 break
             session.feed(said[-1:])
         return tuple(said)
+
+
+def strange(maker: Maker, strangers: Strangers, count: int) -> Iterator[Question]:
+    """Yield questions about strangers, every second one asking of them what the memory tells of somebody else."""
+    for index in range(count):
+        _, statement = maker.rng.choice(maker.statements)
+        rival = strangers.of_another(statement) if index % 2 else None
+        asked = study([invented(rival or strangers.draw())], maker.templates, held_out=0).learned
+        if asked:
+            yield maker.rng.choice(asked)
 
 
 def refuse_what_cannot_be_taught(maker: Maker, pathway: str) -> None:

@@ -22,6 +22,8 @@ CONTEXTS = 6
 EXAM_CONTEXTS = 3
 MOST_BESIDE = 5
 """Most foreign memories in such a context."""
+CLOSE, CLOSE_LEARNED = 0.15, 0.3
+"""Share of memories that come close to the own among those beside a question, and beside an own one that is learned."""
 DROPPED = 2
 """Shortened forms of each question: words that the memory does not hold are left out at random, so that what is
 learned does not hang on the words around."""
@@ -174,17 +176,19 @@ class Maker:
             for each in (question, *(shortened(question, cube, self.rng) for _ in range(DROPPED))):
                 counts = [0, *(self.rng.randint(1, MOST_BESIDE) for _ in range(CONTEXTS))]
                 for count in counts:
-                    yield self.ask(each, self.beside(others, self.to_learn, count))
+                    yield self.ask(each, self.beside(others, self.to_learn, count, close=CLOSE_LEARNED))
 
-    def beside(self, others: Sequence[MemCube], strangers: Strangers, count: int) -> list[MemCube]:
-        """Return ``count`` memories of others: of the scope, of strangers, and now and then one that comes close."""
+    def beside(
+        self, others: Sequence[MemCube], strangers: Strangers, count: int, *, close: float = CLOSE
+    ) -> list[MemCube]:
+        """Return ``count`` memories of others: of the scope, of strangers, and a share of ``close`` ones."""
         made: list[MemCube] = []
         while len(made) < count:
             dice = self.rng.random()
-            close = self.close(strangers, absent=True) if dice < 0.15 else None
-            if close is not None:
-                made.append(close[0])
-            elif others and dice < 0.4:
+            rival = self.close(strangers, absent=True) if dice < close else None
+            if rival is not None:
+                made.append(rival[0])
+            elif others and dice < close + 0.25:
                 made.append(self.rng.choice(others))
             else:
                 made.append(invented(strangers.draw()))

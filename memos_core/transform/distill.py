@@ -48,7 +48,7 @@ class DistillSettings(BaseModel):
     Attributes:
         rank: Rank of the adapter.
         targets: Ends of the names of the modules that it acts on; empty: all linear ones but the head.
-        steps: Most steps.
+        steps: Most steps; None: 60, and 25 for each statement that is taught, 1,500 at most.
         batch: Own lessons in a step.
         foreign_batch: Foreign lessons in a step.
         quiet_batch: Quiet lessons in a step.
@@ -66,8 +66,8 @@ class DistillSettings(BaseModel):
 
     rank: int = Field(default=4, gt=0)
     targets: tuple[str, ...] = ()
-    steps: int = Field(default=80, gt=0)
-    batch: int = Field(default=10, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    batch: int = Field(default=12, gt=0)
     foreign_batch: int = Field(default=18, ge=0)
     quiet_batch: int = Field(default=10, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
@@ -75,9 +75,17 @@ class DistillSettings(BaseModel):
     quiet: float = Field(default=10.0, ge=0)
     whitening: float = Field(default=0.01, ge=0)
     peers: float = Field(default=0.5, ge=0, le=1)
-    patience: int = Field(default=4, gt=0)
+    patience: int = Field(default=6, gt=0)
     check_every: int = Field(default=20, gt=0)
     gradient_checkpointing: bool = False
+
+    def most_steps(self, facts: int = 1) -> int:
+        """Return the most steps for that many statements."""
+        return self.steps or min(60 + 25 * facts, 1500)
+
+    def for_facts(self, facts: int) -> DistillSettings:
+        """Return the settings with their steps written out."""
+        return self.model_copy(update={"steps": self.most_steps(facts)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,8 @@ class Distiller:
     def __init__(self, model: Any, settings: DistillSettings, *, seed: int = 0) -> None:
         self.model = model
         self.student = recomputing(model) if settings.gradient_checkpointing else model
-        self.settings = settings
+        self.settings = settings.for_facts(1)
+        self.steps = settings.most_steps()
         self.random = random.Random(seed)
         self.factors = self._start(seed)
         self.whiteners: dict[str, torch.Tensor] = {}
@@ -187,7 +196,7 @@ class Distiller:
 
     def _share_of_rate(self) -> float:
         """Return the share of the learning rate: up over ten steps, then down in a straight line to a tenth."""
-        return min(1.0, (self.steps_done + 1) / 10) * (1 - 0.9 * self.steps_done / self.settings.steps)
+        return min(1.0, (self.steps_done + 1) / 10) * (1 - 0.9 * self.steps_done / self.steps)
 
     def _draw(self, lessons: Sequence[Lesson], count: int) -> list[Lesson]:
         return self.random.sample(list(lessons), min(count, len(lessons)))
@@ -242,7 +251,7 @@ class Distiller:
         saved = checkpoint.load() if checkpoint is not None else None
         if saved is not None:
             self.restore(saved)
-        while self.steps_done < self.settings.steps and self.waited < self.settings.patience:
+        while self.steps_done < self.steps and self.waited < self.settings.patience:
             loss = self.step(lessons, peers)
             if self.steps_done % self.settings.check_every:
                 continue
@@ -251,7 +260,7 @@ class Distiller:
             self.seen = max(self.seen, share)
             if checkpoint is not None:
                 checkpoint.save(self.state())
-            progress(Progress("training", self.steps_done, self.settings.steps, {"loss": loss, "learned": share}))
+            progress(Progress("training", self.steps_done, self.steps, {"loss": loss, "learned": share}))
 
     def state(self) -> bytes:
         """Return everything that a later run needs to go on as if there had been no break."""

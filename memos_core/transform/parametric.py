@@ -60,15 +60,16 @@ class Distillation(Pathway):
         loaded = loaded_of(material.engine, self.name)
         reading = Reading(loaded)
         with Meter.running() as meter:
-            material.progress(Progress("making questions", 0, self.settings.steps))
+            material.progress(Progress("making questions", 0, self.settings.most_steps(len(material.cubes))))
             maker = Maker(reading, material.cubes, self.templates, material.seed, sizes=self.sizes)
             self.refuse_what_cannot_be_taught(maker)
             course = maker.course(material.foreign)
-            distiller = Distiller(loaded.model, self.settings, seed=material.seed)
+            settings = self.settings.for_facts(maker.facts)
+            distiller = Distiller(loaded.model, settings, seed=material.seed)
             peers = [adapter_of(peer, loaded) for peer in material.peers]
             self.train(distiller, reading, course, peers, material)
             adapter = distiller.adapter()
-            material.progress(Progress("examining", distiller.steps_done, self.settings.steps))
+            material.progress(Progress("examining", distiller.steps_done, distiller.steps))
             gates = examine(reading, adapter, course.exam, self.gates, peers)
         data = encode(adapter.modules)
         built = BuiltAdapter(
@@ -78,7 +79,7 @@ class Distillation(Pathway):
             model=loaded.name,
         )
         parameters = {
-            **self.settings.model_dump(mode="json"),
+            **settings.model_dump(mode="json"),
             "templates": self.templates.name,
             "strangers": bundled_strangers().name,
             "seed": material.seed,

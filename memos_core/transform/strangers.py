@@ -123,9 +123,14 @@ class Strangers:
         )
 
     def of_the_same(self, statement: Statement) -> str:
-        """Return another statement about the same subject."""
+        """Return another statement about the same subject: not one that would contradict."""
         mine = statement.slot("whose") or statement.slot("who")
-        return self.draw("I" if mine in FIRST or not mine else mine.removesuffix("'s"))
+        subject = "I" if mine in FIRST or not mine else mine.removesuffix("'s")
+        while True:
+            text = self.draw(subject)
+            made = next(self.templates.statements(text), None)
+            if made is None or made.template is not statement.template or made.slot("thing") != statement.slot("thing"):
+                return text
 
     def against(self, statement: Statement) -> str:
         """Return the same statement with another value."""

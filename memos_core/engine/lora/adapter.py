@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 from memos_core.cube import ParametricPayload
+from memos_core.engine.lora.tensors import load_tensors
 from memos_core.errors import AdapterMismatch, BlobDamaged, InvalidInput
 
 __all__ = [
@@ -81,10 +82,15 @@ class Adapter:
 
     @property
     def size_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for pair in self.modules.values() for tensor in pair)
+        """What it holds in memory. Matrices may be views of one buffer, which then counts as a whole."""
+        storages = (tensor.untyped_storage() for pair in self.modules.values() for tensor in pair)
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Adapter:
         """Return it on a device in a dtype; tensors that are there already are shared."""
+        device = torch.device(device)
+        if all(each.dtype == dtype and each.device == device for pair in self.modules.values() for each in pair):
+            return self
         modules = {name: Factors(*(each.to(device, dtype) for each in pair)) for name, pair in self.modules.items()}
         return Adapter(self.digest, modules, self.scope)
 
@@ -108,7 +114,7 @@ def decode(data: bytes, payload: ParametricPayload) -> Adapter:
     """
     address = payload.blob.address
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = load_tensors(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise BlobDamaged(address, f"its tensors cannot be read: {error}") from error
     try:

@@ -48,6 +48,7 @@ __all__ = [
     "nearest",
     "pages",
     "prepared",
+    "standing",
     "vectors_of",
     "within",
 ]
@@ -198,10 +199,22 @@ def pages(session: ReadSession, wanted: SearchFilter, *, after: str | None, size
     return cubes_where(session, matching(wanted, by_id=False), after=after, size=size)
 
 
-def everything(session: ReadSession, wanted: SearchFilter, *, size: int) -> Iterator[MemCube]:
-    """Yield the documents of a collection in every state, and those whose time is over too."""
-    condition = and_(visible(wanted.visibility), of_collection(wanted.collection))
-    return cubes_where(session, condition, after=None, size=size)
+def everything(session: ReadSession, wanted: SearchFilter) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    """Yield cube and metadata of the documents of a collection, in every state, and those whose time is over too."""
+    return told(session, and_(visible(wanted.visibility), of_collection(wanted.collection)))
+
+
+def standing(session: ReadSession, wanted: SearchFilter) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    """Yield cube and metadata of the documents of a collection that may answer."""
+    return told(session, matching(wanted, by_id=False))
+
+
+def told(session: ReadSession, condition: ColumnElement[bool]) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    # Ten times faster than making cubes of the rows, of which nothing but the metadata is looked at.
+    c = schema.cubes
+    query = select(c.c.id.label("cube_id"), c.c.header, c.c.header_digest).where(condition).order_by(c.c.id)
+    for row in session.connection.execute(query):
+        yield row.cube_id, metadata_of(row)
 
 
 def cubes_where(
@@ -293,7 +306,7 @@ def accepted(
     return rows if accept is None else [row for row in rows if accept(row.ref, metadata_of(row))]
 
 
-def metadata_of(row: Row[Any]) -> Mapping[str, JsonValue]:
+def metadata_of(row: Any) -> Mapping[str, JsonValue]:
     check(row.header, row.header_digest, f"cube {row.cube_id}: header")
     metadata: Mapping[str, JsonValue] = json.loads(row.header)["descriptive"].get("metadata", {})
     return metadata

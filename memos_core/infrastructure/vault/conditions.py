@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, overload
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, func, not_, or_, select
 
 from memos_core.cube import MemoryType, Sensitivity, State
-from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault.header_filters import HIDDEN, condition_of, fields_in
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "micros",
     "moment",
     "of_collection",
+    "owned",
     "standing",
     "superseded",
     "usable",
@@ -41,8 +42,6 @@ CHUNK = 5000
 
 SUPERSEDED_BY = "superseded_by"
 """The relation from a memory to the one that took its place."""
-
-FILTERS = ("speaker", "session", "ref", "kind", "role", "uri", "language", "tags")
 
 Condition = ColumnElement[bool]
 Cubes = Table | FromClause
@@ -75,20 +74,28 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def visible(visibility: Visibility, *, by_id: bool = False) -> Condition:
-    """Return the condition that a cube may be seen: it is within reach, and so is everything that it was made from.
+    """Return the condition that a cube may be seen.
 
     Args:
         by_id: The query finds cubes by their ids, so the database must not walk the whole namespace instead.
     """
+    own = owned(visibility, by_id=by_id)
+    return own if visibility.granted_at is None else or_(own, granted(visibility))
+
+
+def owned(visibility: Visibility, *, by_id: bool = False) -> Condition:
+    """Return the condition that a cube is within reach, and so is everything that it was made from.
+
+    Args:
+        by_id: As for ``visible``.
+    """
     own = within_reach(visibility, by_id=by_id)
-    if visibility.granted_at is not None:
-        plain = schema.cubes.c.type == str(MemoryType.PLAINTEXT)  # no text is made from what others own
-        sound = not_(rests_on_hidden(visibility))
-        unbound = visibility.agent is None and visibility.session is None
-        return or_(and_(own, or_(plain, sound) if unbound else sound), granted(visibility))
-    if visibility.agent is None and visibility.session is None:
+    unbound = visibility.agent is None and visibility.session is None
+    if unbound and visibility.granted_at is None:
         return own
-    return and_(own, not_(rests_on_hidden(visibility)))
+    sound = not_(rests_on_hidden(visibility))
+    plain = schema.cubes.c.type == str(MemoryType.PLAINTEXT)  # no text is made from what others own
+    return and_(own, or_(plain, sound) if unbound else sound)
 
 
 def rests_on_hidden(visibility: Visibility) -> Condition:
@@ -188,7 +195,7 @@ def matching(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
         by_id: As for ``visible``.
 
     Raises:
-        InvalidInput: A filter is unknown or holds something other than texts.
+        InvalidInput: A filter is unknown, or its value is of the wrong kind.
     """
     cubes = schema.cubes
     holds_at = micros(wanted.as_of or wanted.now)
@@ -217,12 +224,21 @@ def is_memory(cubes: Any = schema.cubes) -> Condition:
 
 def standing(wanted: SearchFilter, *, by_id: bool = True) -> Condition:
     """Return the part of ``matching`` that does not change with time: who may see a cube, and the filters."""
-    return and_(visible(wanted.visibility, by_id=by_id), filtered(wanted.filters))
+    return and_(visible(wanted.visibility, by_id=by_id), filtered(wanted.filters, wanted.visibility))
 
 
-def filtered(filters: Mapping[str, JsonValue]) -> Condition:
-    """Return the condition that a cube passes the filters; see ``MemoryCall.filters``."""
-    return and_(true(), *(field_matches(name, value) for name, value in filters.items()))
+def filtered(filters: Mapping[str, JsonValue], visibility: Visibility | None = None) -> Condition:
+    """Return the condition that a cube passes the filters; see ``MemoryCall.filters``.
+
+    Args:
+        visibility: Where it may find what others have granted: of that, only what a grantee sees counts.
+    """
+    condition = condition_of(filters)
+    if visibility is None or visibility.granted_at is None or HIDDEN.isdisjoint(fields_in(filters)):
+        return condition
+    namespace = select(schema.namespaces.c.id).where(schema.namespaces.c.name == visibility.namespace)
+    own = schema.cubes.c.namespace_id == namespace.scalar_subquery()
+    return or_(and_(own, condition), and_(not_(own), condition_of(filters, shared=True)))
 
 
 def superseded() -> Condition:
@@ -239,28 +255,3 @@ def of_collection(name: str | None) -> Condition:
 
 def of_types(types: Sequence[MemoryType]) -> Condition:
     return schema.cubes.c.type.in_([str(kind) for kind in types])
-
-
-def field_matches(name: str, value: JsonValue) -> Condition:
-    if name not in FILTERS:
-        raise InvalidInput(f"unknown filter {name!r}; known are {', '.join(FILTERS)}")
-    values = value if isinstance(value, list) else [value]
-    if not all(item is None or isinstance(item, str) for item in values):
-        raise InvalidInput(f"filter {name!r} takes a text or a list of texts, not {value!r}")
-    texts = [item for item in values if item is not None]
-    if name == "tags":
-        return tags_match(texts, none_wanted=None in values)
-    column = schema.cubes.c[name]
-    either: list[Condition] = [column.in_(texts)] if texts else []
-    if None in values:
-        either.append(column.is_(None))
-    return or_(*either) if either else false()
-
-
-def tags_match(texts: Sequence[Any], *, none_wanted: bool) -> Condition:
-    tags = schema.tags
-    own = tags.c.cube_id == schema.cubes.c.id
-    either: list[Condition] = [exists().where(own, tags.c.tag.in_(texts))] if texts else []
-    if none_wanted:
-        either.append(~exists().where(own))
-    return or_(*either) if either else false()

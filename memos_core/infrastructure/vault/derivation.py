@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, exists, func, not_, or_, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select, text
 
 from memos_core.cube import State
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, live
+from memos_core.infrastructure.vault.conditions import chunks, granted_to, live, micros
 from memos_core.principal import Principal
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def fallen(
 ) -> list[tuple[Principal, str]]:
     """Return the KV caches and adapters that have lost a source, oldest first, each with whom it was made for.
 
-    A source is lost when it was edited, is out of use, has expired, is gone, or is bound to an agent or session that
-    the cube is not bound to. What something else was made from in turn is left out: it would take that along.
+    A source is lost when it was edited, is out of use, has expired, is gone, is bound to an agent or session that the
+    cube is not bound to, or belongs to another user who no longer grants it. What something else was made from in turn
+    is left out: it would take that along.
 
     Args:
         cube_id: Ask of this one only.
@@ -78,14 +79,22 @@ def models(session: ReadSession) -> set[str]:
 def has_lost_a_source(now: datetime) -> ColumnElement[bool]:
     """Return the condition that a derived cube has lost a source; see ``fallen``."""
     c, made = schema.cubes, schema.lineage
-    source = c.alias("source")
-    stands = exists().where(
-        source.c.id == made.c.source_id,
-        source.c.version == made.c.source_version,
+    source, n = c.alias("source"), schema.namespaces
+    user = select(n.c.name).where(n.c.id == c.c.namespace_id).correlate(c).scalar_subquery()
+    own = and_(
         source.c.namespace_id == c.c.namespace_id,
-        live(now, source),
         within(source.c.agent, c.c.agent),
         within(source.c.session, c.c.session),
+    )
+    stands = (
+        exists()
+        .where(
+            source.c.id == made.c.source_id,
+            source.c.version == made.c.source_version,
+            live(now, source),
+            or_(own, granted_to(user, micros(now), source)),
+        )
+        .correlate(c, made)
     )
     return exists().where(made.c.cube_id == c.c.id, not_(stands))
 

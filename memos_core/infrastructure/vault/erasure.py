@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -21,14 +22,39 @@ if TYPE_CHECKING:
 __all__ = ["erase", "remove_passages"]
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What left the tables: versions, vectors, and the addresses of blobs that nothing refers to any more."""
+
+    versions: int
+    vectors: int
+    orphans: tuple[str, ...]
+
+
 def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str], *, texts: bool = True) -> ErasedRows:
-    """Delete the visible ones of ``cube_ids`` and all that was made from them, and note what the disk still holds."""
+    """Delete the visible ones of ``cube_ids`` and all that was made from them, and note what the disk still holds.
+
+    What other users made from them under a grant goes too. It is told to their engines (``WriteSession.lost``) and
+    to nobody else.
+    """
     asked = [cube.id for cube in session.cubes(visibility, cube_ids)]
-    derived = [cube_id for cube_id in session.derived(visibility.namespace, asked) if cube_id not in set(asked)]
-    doomed = [*asked, *derived]
-    if not doomed:
+    below = [cube_id for cube_id in session.derived(None, asked) if cube_id not in set(asked)]
+    owners = namespaces_of(session, below)
+    derived = [cube_id for cube_id in below if owners[cube_id] == visibility.namespace]
+    if not asked:
         return ErasedRows((), (), 0, 0, ())
     told = {cube.id for cube in session.cubes(visibility, derived)}
+    for namespace in sorted(set(owners.values()) - {visibility.namespace}):
+        lost = [cube_id for cube_id in below if owners[cube_id] == namespace]
+        remove(session, namespace, lost, texts=False)
+        session.lost[namespace] += lost
+    gone = remove(session, visibility.namespace, [*asked, *derived], texts=texts)
+    shown = tuple(cube_id for cube_id in derived if cube_id in told)
+    return ErasedRows((*asked, *shown), shown, gone.versions, gone.vectors, gone.orphans)
+
+
+def remove(session: WriteSession, namespace: str, doomed: Sequence[str], *, texts: bool) -> Removal:
+    """Delete cubes of one namespace."""
     addresses = blob_addresses(session, doomed)
     bytes_used = used_by(session, doomed)
     vectors = remove_passages(session, doomed, queue=False)
@@ -39,9 +65,18 @@ def erase(session: WriteSession, visibility: Visibility, cube_ids: Sequence[str]
     versions = remove_rows(session, doomed)
     orphans = unreferenced(session, addresses)
     note_pending(session, orphans, texts=texts)
-    session._changed(session._namespace_id(visibility.namespace), bytes_used=-bytes_used)
-    shown = tuple(cube_id for cube_id in derived if cube_id in told)
-    return ErasedRows((*asked, *shown), shown, versions, vectors, orphans)
+    session._changed(session._namespace_id(namespace), bytes_used=-bytes_used)
+    return Removal(versions, vectors, orphans)
+
+
+def namespaces_of(session: WriteSession, cube_ids: Sequence[str]) -> dict[str, str]:
+    """Return the name of the namespace that each of these cubes lives in."""
+    c, n = schema.cubes, schema.namespaces
+    found: dict[str, str] = {}
+    for part in chunks(cube_ids):
+        query = select(c.c.id, n.c.name).join_from(c, n, n.c.id == c.c.namespace_id).where(c.c.id.in_(part))
+        found.update((row.id, row.name) for row in session.connection.execute(query))
+    return found
 
 
 def blob_addresses(session: WriteSession, cube_ids: Sequence[str]) -> list[str]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, or_, select
+from pydantic import JsonValue
+from sqlalchemy import BindParameter, ColumnElement, Row, bindparam, delete, exists, func, insert, or_, select
 
 from memos_core.cube import Grant, MemCube
 from memos_core.grants import GrantRecord
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.conditions import chunks, from_micros, granted, in_force, micros, moment
+from memos_core.infrastructure.vault.conditions import (
+    chunks,
+    from_micros,
+    granted,
+    granted_to,
+    in_force,
+    micros,
+    moment,
+)
+from memos_core.infrastructure.vault.header_filters import condition_of
 from memos_core.infrastructure.vault.index.granted import granted_state
 from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import Visibility
@@ -20,7 +31,22 @@ if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
     from memos_core.infrastructure.vault.writing import WriteSession
 
-__all__ = ["Given", "give", "given", "grants_of", "received", "state_of", "take_back", "with_grants"]
+__all__ = [
+    "Given",
+    "digests_of",
+    "give",
+    "given",
+    "granted_ids",
+    "grants_of",
+    "has_received",
+    "received",
+    "state_of",
+    "take_back",
+    "with_grants",
+]
+
+
+RECEIVED = Prepared(select(exists().where(schema.grants.c.grantee == bindparam("user"))))
 
 OF_CUBE = Prepared(
     select(schema.grants).where(schema.grants.c.cube_id == bindparam("cube_id")).order_by(schema.grants.c.id)
@@ -100,6 +126,55 @@ def received(session: ReadSession, visibility: Visibility) -> list[Given]:
     serves = select(c.c.id).where(c.c.id == g.c.cube_id, granted(visibility)).exists()
     either = or_(g.c.cube_id.is_(None), serves)
     return listed(session, g.c.grantee == visibility.namespace, in_force(micros(session.now)), either)
+
+
+def has_received(session: ReadSession, user: str) -> bool:
+    """Tell whether anything is granted to a user, whether or not it can be read now."""
+    return bool(RECEIVED.first(session.connection, user=user)[0])
+
+
+@lru_cache(maxsize=128)
+def still_granted(count: int) -> Prepared:
+    """Return the query for those of ``count`` cubes, ``id0`` and so on, that ``user`` may read at ``now``."""
+    c = schema.cubes
+    user: BindParameter[str] = bindparam("user")
+    now: BindParameter[int] = bindparam("now")
+    ids: list[BindParameter[str]] = [bindparam(f"id{number}") for number in range(count)]
+    return Prepared(select(c.c.id, c.c.header_digest).where(c.c.id.in_(ids), granted_to(user, now)))
+
+
+def digests_of(session: ReadSession, visibility: Visibility, cube_ids: Sequence[str]) -> dict[str, str]:
+    """Return the digest of the header of those of a few cubes that are granted to the user of a visibility."""
+    named = {f"id{number}": cube_id for number, cube_id in enumerate(cube_ids)}
+    now = micros(visibility.granted_at)
+    rows = still_granted(len(cube_ids)).all(session.connection, user=visibility.namespace, now=now, **named)
+    return {row.id: row.header_digest for row in rows}
+
+
+def granted_ids(
+    session: ReadSession,
+    visibility: Visibility,
+    *,
+    belonging: str | None = None,
+    filters: Mapping[str, JsonValue] | None = None,
+) -> list[str]:
+    """Return the memories that others have granted to the user of a visibility.
+
+    Args:
+        belonging: Only those of this session.
+        filters: Only what passes them, by what is granted of each.
+    """
+    c = schema.cubes
+    ids = [cube_id for state in granted_state(session.connection, visibility).values() for cube_id, _, _ in state]
+    if belonging is None and not filters:
+        return ids
+    conditions = [condition_of(filters or {}, shared=True)]
+    if belonging is not None:
+        conditions.append(c.c.session == belonging)
+    found: list[str] = []
+    for part in chunks(ids):
+        found += session.connection.scalars(select(c.c.id).where(c.c.id.in_(part), *conditions))
+    return found
 
 
 def state_of(session: ReadSession, visibility: Visibility) -> tuple[object, ...]:

@@ -230,12 +230,17 @@ def note(session: WriteSession, column: str, values: Sequence[tuple[str, str, fl
         session.connection.execute(update(c).where(own).values({column: bindparam("noted")}), rows)
 
 
-def edits_of(session: ReadSession, cube_ids: Sequence[str]) -> dict[str, list[datetime]]:
-    """Return the moments at which these memories got another text, ascending."""
-    v = schema.versions
+def edits_of(session: ReadSession, namespace: str, cube_ids: Sequence[str]) -> dict[str, list[datetime]]:
+    """Return the moments at which these memories got another text, ascending; nothing of what others own.
+
+    A grant may have ended, and when its owner edits a memory is nobody else's to know.
+    """
+    v, c, n = schema.versions, schema.cubes, schema.namespaces
+    own = select(c.c.id).join_from(c, n, n.c.id == c.c.namespace_id).where(n.c.name == namespace)
     found: dict[str, list[datetime]] = {}
     for part in chunks(cube_ids):
-        query = select(v.c.cube_id, v.c.committed).where(v.c.cube_id.in_(part), v.c.version > 1).order_by(v.c.version)
+        held = own.where(c.c.id.in_(part))
+        query = select(v.c.cube_id, v.c.committed).where(v.c.cube_id.in_(held), v.c.version > 1).order_by(v.c.version)
         for cube_id, committed in session.connection.execute(query):
             found.setdefault(cube_id, []).append(from_micros(committed))
     return found

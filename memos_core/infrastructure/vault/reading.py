@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select
+from pydantic import JsonValue
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select, true
 
 from memos_core.cube import MemCube, MemoryType, State
 from memos_core.ids import is_ulid
-from memos_core.infrastructure.vault import schema
+from memos_core.infrastructure.vault import granting, schema
 from memos_core.infrastructure.vault.conditions import (
     chunks,
+    filtered,
     from_micros,
     live,
     matching,
     micros,
     of_collection,
+    owned,
     usable,
     visible,
 )
@@ -130,17 +133,26 @@ class ReadSession:
             found.update((row.id, as_seen(cube_of(row, self.now), visibility)) for row in rows)
         return [found[cube_id] for cube_id in dict.fromkeys(cube_ids) if cube_id in found]
 
-    def cubes_since(self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int) -> Iterator[MemCube]:
+    def cubes_since(
+        self, wanted: SearchFilter, cube_ids: Sequence[str], revision: int, shared: Sequence[Mapping[str, str]] = ()
+    ) -> Iterator[MemCube]:
         """Return what ``cubes`` does, of cubes that passed when the namespace was at ``revision``.
 
         If nothing has changed since, they still pass, and the ledger need not be asked for the reasons again. They are
         read at once and made into cubes as they are taken, also after this session has ended.
+
+        Args:
+            shared: Digests of the headers, by id, of what others had granted then: these rights are asked for again.
         """
         if not 0 < len(cube_ids) <= FEW or self.newest_change(wanted.visibility.namespace) != revision:
             return iter(self.cubes(wanted, cube_ids))
+        foreign = {cube_id: held[cube_id] for cube_id in cube_ids for held in shared if cube_id in held}
+        if foreign and granting.digests_of(self, wanted.visibility, list(foreign)) != foreign:
+            return iter(self.cubes(wanted, cube_ids))
         named = {f"id{number}": cube_id for number, cube_id in enumerate(cube_ids)}
         rows = {row.id: row for row in by_ids(len(cube_ids)).all(self.connection, **named)}
-        return (cube_of(rows[cube_id], self.now) for cube_id in cube_ids if cube_id in rows)
+        seen, now = wanted.visibility, self.now
+        return (as_seen(cube_of(rows[cube_id], now), seen) for cube_id in cube_ids if cube_id in rows)
 
     def listing(
         self,
@@ -153,21 +165,30 @@ class ReadSession:
         now: datetime,
         belonging: str | None = None,
         newest: bool = False,
+        shared: bool = False,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> list[MemCube]:
         """Return up to ``limit`` cubes in the order of their ids, beginning after ``after``.
 
         Args:
             belonging: Only those of this session.
             newest: In the reverse order.
+            shared: Also what others have granted.
+            filters: Only what passes them; see ``MemoryCall.filters``.
         """
-        query = current().where(self._listed(visibility, types, states, now))
+        query = current().where(self._listed(visibility, types, states, now), filtered(filters or {}))
         if after is not None:
             query = query.where(schema.cubes.c.id < after if newest else schema.cubes.c.id > after)
         if belonging is not None:
             query = query.where(schema.cubes.c.session == belonging)
         order = schema.cubes.c.id.desc() if newest else schema.cubes.c.id
         rows = self.connection.execute(query.order_by(order).limit(limit))
-        return [cube_of(row, now) for row in rows]
+        cubes = [cube_of(row, now) for row in rows]
+        if shared and may_be_shared(types, states):
+            ids = granting.granted_ids(self, visibility, belonging=belonging, filters=filters)
+            beyond = [each for each in ids if after is None or (each < after if newest else each > after)]
+            cubes += self.cubes(visibility, sorted(beyond, reverse=newest)[:limit])
+        return sorted(cubes, key=lambda cube: cube.id, reverse=newest)[:limit]
 
     def count(
         self,
@@ -176,10 +197,15 @@ class ReadSession:
         types: tuple[MemoryType, ...] | None = None,
         states: Collection[State] = (State.ACTIVE,),
         now: datetime,
+        shared: bool = False,
+        filters: Mapping[str, JsonValue] | None = None,
     ) -> int:
         """Return how many cubes ``listing`` would give without a limit."""
-        query = select(func.count()).select_from(schema.cubes)
-        return int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
+        query = select(func.count()).select_from(schema.cubes).where(filtered(filters or {}))
+        own = int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
+        if not shared or not may_be_shared(types, states):
+            return own
+        return own + len(granting.granted_ids(self, visibility, filters=filters))
 
     def _listed(
         self,
@@ -195,7 +221,7 @@ class ReadSession:
             either.append(live(now))
         if State.EXPIRED in states:
             either.append(lapsed)
-        conditions = [visible(visibility), of_collection(None), or_(*either)]
+        conditions = [owned(visibility), of_collection(None), or_(*either)]
         if types is not None:  # items belong to no one kind of memory: they are listed where all are
             conditions += [cubes.c.type.in_([str(kind) for kind in types]), cubes.c.item_path.is_(None)]
         return and_(*conditions)
@@ -233,11 +259,11 @@ class ReadSession:
 
     # Lineage
 
-    def derived(self, within: Visibility | str, source_ids: Sequence[str], recursive: bool = True) -> list[str]:
+    def derived(self, within: Visibility | str | None, source_ids: Sequence[str], recursive: bool = True) -> list[str]:
         """Return the cubes made from any of these, and those made from them in turn, in the order of their ids.
 
         Args:
-            within: What may be seen, or the name of a namespace for all of it.
+            within: What may be seen, or the name of a namespace for all of it; None: whoever made it.
         """
         visibility = Visibility(within) if isinstance(within, str) else within
         found: set[str] = set()
@@ -248,12 +274,13 @@ class ReadSession:
             fresh = list(made) if recursive else []
         return sorted(found)
 
-    def _made_from(self, visibility: Visibility, source_ids: Sequence[str]) -> set[str]:
+    def _made_from(self, visibility: Visibility | None, source_ids: Sequence[str]) -> set[str]:
         made: set[str] = set()
         joined = schema.lineage.join(schema.cubes, schema.cubes.c.id == schema.lineage.c.cube_id)
         for part in chunks(source_ids):
             query = select(schema.cubes.c.id).select_from(joined)
-            made.update(self.connection.scalars(query.where(schema.lineage.c.source_id.in_(part), visible(visibility))))
+            seen = true() if visibility is None else visible(visibility)
+            made.update(self.connection.scalars(query.where(schema.lineage.c.source_id.in_(part), seen)))
         return made
 
     def adapters(self, visibility: Visibility, fingerprint: str, now: datetime) -> list[MemCube]:
@@ -371,3 +398,8 @@ class ReadSession:
 def as_seen(cube: MemCube, visibility: Visibility) -> MemCube:
     """Return what a visibility may see of a cube that it may see: of another user's, no more than was granted."""
     return cube if cube.header.governance.namespace == visibility.namespace else cube.as_shared()
+
+
+def may_be_shared(types: Collection[MemoryType] | None, states: Collection[State]) -> bool:
+    """Tell whether a listing holds what can be granted: text in use."""
+    return State.ACTIVE in states and (types is None or MemoryType.PLAINTEXT in types)

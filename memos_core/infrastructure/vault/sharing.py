@@ -11,7 +11,8 @@ from sqlalchemy import Connection, select
 
 from memos_core.cube import MemoryType
 from memos_core.infrastructure.vault import schema, searching, surveying
-from memos_core.infrastructure.vault.conditions import chunks, filtered
+from memos_core.infrastructure.vault.conditions import chunks
+from memos_core.infrastructure.vault.header_filters import condition_of
 from memos_core.infrastructure.vault.index import Place
 from memos_core.infrastructure.vault.index.granted import GrantedShelf
 from memos_core.infrastructure.vault.surveying import Mask, Survey, Wording
@@ -30,7 +31,8 @@ def with_granted(vault: MemVault, own: Survey, wanted: SearchFilter, wording: Wo
     with vault.ledger.read() as connection:
         row = None if wording.vector is None else vault._collection(connection, collection)
         place = None if row is None else Place(row.id, 0, row.dimension)
-        shelves = vault.granted.current(connection, wanted.visibility, collection, place)
+        embedder = None if row is None else str(row.embedder)
+        shelves = vault.granted.current(connection, wanted.visibility, collection, vectors=place, embedder=embedder)
         parts = [part_of(connection, shelf, wanted, wording) for shelf in shelves]
     parts = [part for part in parts if len(part)]
     return joined([own, *parts]) if parts else own
@@ -49,7 +51,8 @@ def part_of(connection: Connection, shelf: GrantedShelf, wanted: SearchFilter, w
         query = searching.unit(wording.vector, shelf.matrix.shape[1])
         similarity = surveying.aligned(rows, shelf.ids, shelf.similarities(query))
     cues = {name: held.holding(of)[seen] for name, of in (wording.cues or {}).items()}
-    return Survey(rows, held.counts(wording.words)[:, seen], cues, similarity, held.cube_ids, held.speakers)
+    counts = held.counts(wording.words)[:, seen]
+    return Survey(rows, counts, cues, similarity, held.cube_ids, held.speakers, shared=(shelf.digests,))
 
 
 def passing(connection: Connection, shelf: GrantedShelf, wanted: SearchFilter) -> Mask:
@@ -57,7 +60,7 @@ def passing(connection: Connection, shelf: GrantedShelf, wanted: SearchFilter) -
     c, held = schema.cubes, shelf.catalogue
     numbers: list[int] = []
     for part in chunks(held.cube_ids):
-        found = connection.scalars(select(c.c.id).where(c.c.id.in_(part), filtered(wanted.filters)))
+        found = connection.scalars(select(c.c.id).where(c.c.id.in_(part), condition_of(wanted.filters, shared=True)))
         numbers += [held.cubes[cube_id] for cube_id in found]
     return np.isin(held.view()["cube"], numbers)
 
@@ -87,6 +90,7 @@ def joined(parts: Sequence[Survey]) -> Survey:
         similarity=np.concatenate([part.similarity for part in parts]),
         cube_ids=cube_ids,
         speakers=speakers,
-        revision=-1,  # of no one namespace: every hit is checked again
+        revision=max(parts[0].revision, 0),  # of the user's own, which may hold nothing yet
+        shared=tuple(digests for part in parts for digests in part.shared),
         kept={},
     )

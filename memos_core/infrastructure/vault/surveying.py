@@ -66,8 +66,9 @@ class Survey:
         similarity: Cosine similarity to the question's vector; NaN where there is none or it was not compared.
         cube_ids: Id of each cube, by the number in ``rows["cube"]``.
         speakers: Name of each speaker, by the number in ``rows["speaker"]``; 0 is nobody.
-        revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed. -1: of several.
+        revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed.
         granted: Whether others have granted something to the user; see ``sharing.with_granted``.
+        shared: Of what is granted, the digest of each header by id, for each owner.
         kept: What was worked out from ``rows`` alone, by name; surveys of the same rows share it.
     """
 
@@ -79,6 +80,7 @@ class Survey:
     speakers: Sequence[str] = ("",)
     revision: int = -1
     granted: bool = False
+    shared: tuple[Mapping[str, str], ...] = ()
     kept: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -132,7 +134,9 @@ def look(
             held = {name: those[seen] for name, those in held.items()}
         unknown = np.full(len(rows), np.nan, np.float32)
         return (
-            Survey(rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision, bool(granted), kept),
+            Survey(
+                rows, counts, held, unknown, shelf.cube_ids, shelf.speakers, shelf.revision, bool(granted), kept=kept
+            ),
             namespace_id,
             shelf.size,
         )

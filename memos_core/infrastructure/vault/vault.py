@@ -44,6 +44,9 @@ IndexChoice = Literal["auto", "exact", "chroma"]
 
 COLLECTION = Prepared(select(schema.collections).where(schema.collections.c.name == bindparam("name")))
 
+LostHook = Callable[[str, Sequence[str]], None]
+"""Is told the name of a namespace, and which derived cubes of it went because another user erased their source."""
+
 EXACT_UP_TO = 50_000
 """Vectors of a namespace that are searched exactly under ``index="auto"``."""
 
@@ -77,6 +80,7 @@ class MemVault:
         )
         self.index_choice = index
         self._group = GroupCommit(self.write)
+        self.on_lost: LostHook = ignore_lost
         self.erase: Callable[[], object] | None = None
         """Set on a vault that is to be erased when it is closed."""
 
@@ -133,6 +137,8 @@ class MemVault:
             session.flush()
         for tell in session.afterwards:
             tell()
+        for namespace, cube_ids in session.lost.items():
+            self.on_lost(namespace, cube_ids)
 
     def commit(self, work: Callable[[WriteSession], T]) -> T:
         """Run ``work`` in a transaction that other threads' changes may share, so that all wait for the disk once.
@@ -407,3 +413,7 @@ class MemVault:
     def emit(self, name: str, **detail: JsonValue) -> None:
         """Tell the observer of something that concerns the vault as a whole."""
         self.on_event(Event(name, self.clock.now(), detail=detail))
+
+
+def ignore_lost(namespace: str, cube_ids: Sequence[str]) -> None:
+    """No engine holds anything."""

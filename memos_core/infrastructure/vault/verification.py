@@ -16,7 +16,7 @@ from memos_core.cube import MemCube
 from memos_core.errors import BlobDamaged, VaultDamaged, VaultError
 from memos_core.infrastructure.vault import schema, sqlite
 from memos_core.infrastructure.vault.blobs import BlobStore
-from memos_core.infrastructure.vault.conditions import from_micros
+from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import (
     blob_of,
@@ -37,6 +37,7 @@ RELATIONS: tuple[tuple[Any, ...], ...] = (
     (schema.tags, schema.tags.c.tag),
     (schema.links, schema.links.c.target, schema.links.c.relation),
     (schema.lineage, schema.lineage.c.source_id, schema.lineage.c.source_version),
+    (schema.grants, schema.grants.c.grantee, schema.grants.c.right, schema.grants.c.until),
 )
 MOMENT = from_micros(0)
 
@@ -158,6 +159,7 @@ def columns(there: Held, cube: MemCube) -> list[str]:
         "tags": {(tag,) for tag in descriptive.tags},
         "links": {(link.target, link.relation) for link in descriptive.links},
         "lineage": set(descriptive.lineage.sources),
+        "grants": {(grant.grantee, grant.right, micros(grant.until)) for grant in cube.header.governance.grants},
     }
     wrong += [name for name, own in expected.items() if there.relations[name].get(cube.id, set()) != own]
     return [f"cube {cube.id}: {name} is not what its header says" for name in wrong]

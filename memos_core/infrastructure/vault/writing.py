@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -87,6 +87,7 @@ class WriteSession(ReadSession):
         super().__init__(connection, now)
         self.embedder = embedder
         self.afterwards: list[Callable[[], None]] = []  # called once the change is durable
+        self.lost: defaultdict[str, list[str]] = defaultdict(list)  # what erasures took from other namespaces
 
     @property
     def connection(self) -> Connection:
