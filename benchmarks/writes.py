@@ -40,7 +40,7 @@ MOST = {"mem0": 1000}
 
 
 class SqliteItems(Peer):
-    """LangGraph's SqliteStore, durable, without vectors: those need a Python whose sqlite3 loads extensions."""
+    """LangGraph's SqliteStore, without vectors: those need a Python whose sqlite3 loads extensions."""
 
     name = "langgraph SqliteStore, no vectors"
 
@@ -71,16 +71,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write the figures to")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), help="which to measure")
     options = parser.parse_args()
-    figures = []
+    work = {"sizes": options.sizes, "scopes": SCOPES, "batches": BATCHES, "threads": THREADS, "seed": SEED}
+    outcome: dict[str, Any] = {**surroundings(work), "apart": apart(), "figures": []}
     for size in options.sizes:
         for name in options.systems:
             if size <= MOST.get(name, size):
-                figures.append({"memories": size, "system": name, **measured(SYSTEMS[name], size)})
-                print(figures[-1], flush=True)
-    work = {"sizes": options.sizes, "scopes": SCOPES, "batches": BATCHES, "threads": THREADS, "seed": SEED}
-    apart = {"fsync_ms": fsync_ms(), "minilm_cpu_ms_per_text": embedding_ms()}
-    print(apart)
-    options.out.write_text(json.dumps({**surroundings(work), "apart": apart, "figures": figures}, indent=2) + "\n")
+                outcome["figures"].append({"memories": size, "system": name, **measured(SYSTEMS[name], size)})
+                print(outcome["figures"][-1], flush=True)
+                options.out.write_text(json.dumps(outcome, indent=2) + "\n")
+
+
+def apart() -> dict[str, Any]:
+    """Return what a wait for the disk and a vector take, which are in none of the other figures of the processor."""
+    return {"fsync_ms": fsync_ms(), "minilm_cpu_ms_per_text": embedding_ms()}
 
 
 def measured(kind: type[Peer], size: int) -> dict[str, Any]:
