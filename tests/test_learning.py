@@ -48,7 +48,7 @@ def fill(scope: Scope) -> list[str]:
 def ask(scope: Scope, clock: FakeClock, question: str, answer: str, *, pause: float = 3600) -> tuple[str, ...]:
     """Ask a model of one's own, and say what it answered."""
     context = scope.context(question, max_tokens=400)
-    scope.feedback(context.plan, answer=answer)
+    scope.feedback(context, answer=answer)
     clock.advance(pause)
     return context.plan.cube_ids
 
