@@ -232,6 +232,28 @@ NAMES = {
 }
 
 
+def writes() -> str:
+    """Memories stored in a second of the processor, beside other libraries."""
+    ways = ("one_by_one", "threads", "batches_of_10", "batches_of_100", "batches_of_1000")
+    rows = []
+    for row in load(RESULTS / "writes.json")["figures"]:
+        cells = [f"{row[way]['per_cpu_second']:,}" if way in row else "" for way in ways]
+        clock = f"{row['one_by_one']['clock_ms']:.0f} ms"
+        rows.append([f"{row['memories']:,}", NAMES.get(row["system"], row["system"]), *cells, clock])
+    head = ["memories held", "system", "one by one", "by 8 threads", "in tens", "in hundreds", "in thousands"]
+    return table([*head, "one, on the clock"], rows)
+
+
+def items() -> str:
+    """Values under keys, beside LangGraph's own stores."""
+    stores = ("MemosStore", "SqliteStore", "InMemoryStore")
+    rows = []
+    for row in load(RESULTS / "items.json")["results"]:
+        cells = [f"{row['milliseconds'][store]:.3f} ms" if store in row["milliseconds"] else "" for store in stores]
+        rows.append([row["operation"], *cells, f"{row['ratio']:.1f}"])
+    return table(["operation", *stores, "ours against SqliteStore's (else InMemoryStore's)"], rows)
+
+
 def latency() -> str:
     """Time of a search while memories arrive, beside other libraries."""
     rows = [
@@ -406,6 +428,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "request_time": request_time,
     "headlines": headlines,
     "recall": recall,
+    "writes": writes,
+    "items": items,
     "latency": latency,
     "lora": lora,
     "evidence_recall": evidence_recall,
