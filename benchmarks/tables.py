@@ -68,14 +68,8 @@ def exact(cases: dict[str, Any], name: str, count: int) -> str:
 def kv_speed() -> str:
     """Time to the first token, against computing the whole prompt."""
     result = load(RESULTS / "kv_speed.json")
-    ways = (
-        "full_prompt",
-        "transformers_reuse",
-        "stored_kv_ram",
-        "stored_kv_warm_disk",
-        "stored_kv_cold_disk",
-        "question_alone",
-    )
+    kept = ("stored_kv_ram", "stored_kv_warm_disk", "stored_kv_cold_disk")
+    ways = ("full_prompt", "transformers_reuse", *kept, "question_alone")
     rows = []
     for tokens, row in result["ttft"].items():
         seconds = {way: row["seconds"][way]["median"] for way in ways}
@@ -85,16 +79,8 @@ def kv_speed() -> str:
         ups = [f" ({seconds['full_prompt'] / seconds[way]:.1f}x)" if 0 < place < 5 else "" for place, way in
                enumerate(ways)]  # fmt: skip
         rows.append([tokens, *(cell + up for cell, up in zip(cells, ups, strict=True))])
-    head = [
-        "memory tokens",
-        "whole prompt",
-        "transformers, deep copy",
-        "stored KV, RAM",
-        "stored KV, warm disk",
-        "stored KV, cold disk",
-        "question alone",
-    ]
-    return table(head, rows)
+    stored = [f"stored KV, {place}" for place in ("RAM", "warm disk", "cold disk")]
+    return table(["memory tokens", "whole prompt", "transformers, deep copy", *stored, "question alone"], rows)
 
 
 def kv_storage() -> str:
