@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--sizes", type=int, nargs="+", default=[1, 4, 12, 24, 96], help="facts of a memory, 96 at most"
     )
     parser.add_argument("--cartridges", type=int, nargs="*", default=[1, 4, 12, 24], help="sizes with a cartridge")
-    parser.add_argument("--adapters", type=int, nargs="*", default=[1, 4, 12], help="sizes with an adapter")
+    parser.add_argument("--adapters", type=int, nargs="*", default=[1, 4, 12, 24], help="sizes with an adapter")
     parser.add_argument("--repeats", type=int, default=5, help="timed reads, of which the quickest counts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "pathways.json")
     options = parser.parse_args(arguments)
