@@ -1,27 +1,34 @@
 """Time to store and to find memories, beside other libraries, in one run with the same vectors.
 
-    python benchmarks/latency.py [--sizes 1000 10000]
+    python benchmarks/latency.py [--sizes 1000 10000 100000]
 
 Texts of some twelve words in 100 scopes; the vectors are given (a table of made-up ones), so that no model's time is in
-any figure. Searches are asked in turn over the scopes while memories keep arriving: one is added before every tenth.
-On a machine that does other work too, only the time of the processor tells systems apart.
+any figure. First every system stores all of them; then each question is asked of one system after the other, so that
+all meet the same noise, in turn over the scopes and while memories keep arriving: before every tenth question one is
+added to the scope that is asked. On a machine that does other work too, only processor time tells systems apart.
+
+Every system must find what has arrived (``fresh``): the retrievers of LangChain and LlamaIndex, which are made of the
+texts that there are, are made anew after an arrival. mem0 runs without its keyword search, which takes a model for
+sparse vectors from the network. 100,000 memories take some ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-from peers import Chroma, Document, LangGraphStore, LlamaIndexFusion, Mem0, Peer
+import psutil
+from peers import Chroma, Document, LangChainEnsemble, LangGraphStore, LlamaIndexFusion, LlamaIndexIndex, Mem0, Peer
 from surroundings import surroundings
 
 from memos_core import MemOS
@@ -31,7 +38,7 @@ RESULT = Path(__file__).parent / "results" / "latency.json"
 SCOPES = 100
 QUERIES = 300
 SEED = 2026
-MOST = {"mem0": 1000, "llamaindex fusion": 10_000}
+MOST = {"mem0": 1000, "llamaindex index": 10_000, "llamaindex fusion": 10_000, "langchain ensemble": 10_000}
 """Sizes beyond which a system takes longer than this benchmark may."""
 
 
@@ -75,7 +82,9 @@ class Ours(Peer):
         return [str(hit.ref) for hit in self.memos.scope(user).search(text, k=k)]
 
 
-SYSTEMS: dict[str, type[Peer]] = {one.name: one for one in (Ours, Chroma, LangGraphStore, LlamaIndexFusion, Mem0)}
+SYSTEMS: dict[str, type[Peer]] = {
+    one.name: one for one in (Ours, Chroma, LangGraphStore, LlamaIndexIndex, LlamaIndexFusion, LangChainEnsemble, Mem0)
+}
 
 
 def main() -> None:
@@ -87,40 +96,73 @@ def main() -> None:
     options = parser.parse_args()
     figures = []
     for size in options.sizes:
-        for kind in (SYSTEMS[name] for name in options.systems):
-            if size <= MOST.get(kind.name, size):
-                figures.append({"memories": size, "system": kind.name, **measured(kind, size)})
-                print(figures[-1], flush=True)
-    work = {"sizes": options.sizes, "scopes": SCOPES, "queries": QUERIES, "seed": SEED, "k": 10}
-    options.out.write_text(json.dumps({**surroundings(work), "figures": figures}, indent=2) + "\n")
+        kinds = [SYSTEMS[name] for name in options.systems if size <= MOST.get(name, size)]
+        for name, found in measured(kinds, size).items():
+            figures.append({"memories": size, "system": name, **found})
+            print(figures[-1], flush=True)
+        sizes = sorted({one["memories"] for one in figures})
+        work = {"sizes": sizes, "scopes": SCOPES, "queries": QUERIES, "seed": SEED, "k": 10}
+        options.out.write_text(json.dumps({**surroundings(work), "figures": figures}, indent=2) + "\n")
 
 
-def measured(kind: type[Peer], size: int) -> dict[str, float]:
-    """Return the figures of one system: a tenth is stored one by one, the rest in batches of one scope each."""
+def measured(kinds: Sequence[type[Peer]], size: int) -> dict[str, dict[str, Any]]:
+    """Return the figures of each system."""
     rng = Random(SEED)
     texts = [Document(f"user{n % SCOPES}", str(n), sentence(rng)) for n in range(size)]
-    arriving = (Document(f"user{n % SCOPES}", f"late{n}", sentence(rng)) for n in range(QUERIES))
     questions = [sentence(rng) for _ in range(QUERIES)]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        peer = kind(Path(folder), GivenVectors().vector)
-        single = texts[: size // 10]
-        one_by_one = np.array([timed(lambda one=one: peer.add([one])) for one in single])
-        batches = list(by_user(texts[size // 10 :]))
-        in_batches = np.array([timed(lambda batch=batch: peer.add(batch)) for batch in batches]).sum(axis=0)
-        first = np.array([timed(lambda n=n: peer.search(f"user{n}", questions[n], 10)) for n in range(SCOPES)])
-        searches = []
-        for number, question in enumerate(questions):
-            if number % 10 == 0:
-                peer.add([next(arriving)])
-            searches.append(timed(lambda n=number, q=question: peer.search(f"user{n % SCOPES}", q, 10)))
+    figures: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        peers = []
+        for kind in kinds:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            before = resident()
+            peers.append(kind(Path(folder), GivenVectors().vector))
+            figures[kind.name] = {**stored(peers[-1], texts), **first_searches(peers[-1], questions)}
+            figures[kind.name]["grown_rss_mb"] = round((resident() - before) / 2**20)
+        for name, found in searched(peers, questions, rng).items():
+            figures[name].update(found)
+    return figures
+
+
+def stored(peer: Peer, texts: Sequence[Document]) -> dict[str, float]:
+    """Store a tenth one by one, the rest in batches of one scope each."""
+    single = texts[: len(texts) // 10]
+    one_by_one = np.array([timed(lambda one=one: peer.add([one])) for one in single])
+    batches = list(by_user(texts[len(texts) // 10 :]))
+    in_batches = np.array([timed(lambda batch=batch: peer.add(batch)) for batch in batches]).sum(axis=0)
     return {
         **quantiles("add", one_by_one),
-        **quantiles("first_search", first),
-        **quantiles("search", np.array(searches)),
         "adds_per_cpu_second": round(len(single) / float(one_by_one[:, 1].sum())),
-        "batch_adds_per_cpu_second": round((size - len(single)) / float(in_batches[1])),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "batch_adds_per_cpu_second": round((len(texts) - len(single)) / float(in_batches[1])),
     }
+
+
+def first_searches(peer: Peer, questions: Sequence[str]) -> dict[str, float]:
+    """Search each scope for the first time."""
+    taken = [timed(lambda n=n: peer.search(f"user{n}", questions[n], 10)) for n in range(SCOPES)]
+    return quantiles("first_search", np.array(taken))
+
+
+def searched(peers: Sequence[Peer], questions: Sequence[str], rng: Random) -> dict[str, dict[str, Any]]:
+    """Ask every question of every system in turn, while memories arrive."""
+    taken: dict[str, list[tuple[float, float]]] = {peer.name: [] for peer in peers}
+    fresh = {peer.name: True for peer in peers}
+    for number, question in enumerate(questions):
+        user = f"user{number % SCOPES}"
+        arrived = Document(user, f"late{number}", sentence(rng)) if number % 10 == 0 else None
+        for peer in peers:
+            if arrived is not None:
+                peer.add([arrived])
+            taken[peer.name].append(timed(lambda peer=peer, user=user, q=question: peer.search(user, q, 10)))
+            if arrived is not None:
+                fresh[peer.name] &= arrived.ref in peer.search(user, arrived.text, 10)
+    return {name: {**quantiles("search", np.array(seconds)), "fresh": fresh[name]} for name, seconds in taken.items()}
+
+
+def resident() -> int:
+    """Return the bytes of memory that the process holds now."""
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
 
 
 def by_user(documents: Sequence[Document]) -> Iterator[list[Document]]:

@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PEERS", "Chroma", "Document", "LangChainEnsemble", "LangGraphStore", "LlamaIndexFusion", "Mem0", "Peer"]
+__all__ = [
+    "PEERS",
+    "Chroma",
+    "Document",
+    "LangChainEnsemble",
+    "LangGraphStore",
+    "LlamaIndexFusion",
+    "LlamaIndexIndex",
+    "Mem0",
+    "Peer",
+]
+
 
 Vector = Any
 
@@ -115,6 +126,8 @@ class LangChainEnsemble(Peer):
     def add(self, documents: Sequence[Document]) -> None:
         for one in documents:
             self.documents.setdefault(one.user, []).append(one)
+        gone = {one.user for one in documents}  # they are made of the texts that there are
+        self.retrievers = {key: one for key, one in self.retrievers.items() if key[0] not in gone}
 
     def search(self, user: str, text: str, k: int) -> list[str]:
         if (user, k) not in self.retrievers:
@@ -167,20 +180,33 @@ class LlamaIndexFusion(Peer):
     def add(self, documents: Sequence[Document]) -> None:
         for one in documents:
             self.documents.setdefault(one.user, []).append(one)
+        gone = {one.user for one in documents}  # they are made of the texts that there are
+        self.retrievers = {key: one for key, one in self.retrievers.items() if key[0] not in gone}
 
     def search(self, user: str, text: str, k: int) -> list[str]:
         if (user, k) not in self.retrievers:
-            self.retrievers[user, k] = fusion(self.documents[user], self.embed, k)
+            self.retrievers[user, k] = self.made(self.documents[user], k)
         return [found.node.id_ for found in self.retrievers[user, k].retrieve(text)][:k]
 
+    def made(self, documents: Sequence[Document], k: int) -> Any:
+        """Return a retriever over these documents."""
+        return fusion(documents, self.embed, k)
 
-def fusion(documents: Sequence[Document], embed: Callable[[str], Vector], k: int) -> Any:
+
+class LlamaIndexIndex(LlamaIndexFusion):
+    """LlamaIndex's VectorStoreIndex with its retriever, one for each user: vectors only."""
+
+    name = "llamaindex index"
+
+    def made(self, documents: Sequence[Document], k: int) -> Any:
+        return index_of(documents, self.embed, k)[0]
+
+
+def index_of(documents: Sequence[Document], embed: Callable[[str], Vector], k: int) -> tuple[Any, Any]:
+    """Return the retriever of a vector index, and its nodes."""
     from llama_index.core import VectorStoreIndex
     from llama_index.core.embeddings import BaseEmbedding
-    from llama_index.core.llms import MockLLM
-    from llama_index.core.retrievers import QueryFusionRetriever
     from llama_index.core.schema import TextNode
-    from llama_index.retrievers.bm25 import BM25Retriever
 
     class Given(BaseEmbedding):
         def _get_query_embedding(self, query: str) -> list[float]:
@@ -194,10 +220,20 @@ def fusion(documents: Sequence[Document], embed: Callable[[str], Vector], k: int
 
     nodes = [TextNode(id_=one.ref, text=one.text) for one in documents]
     index = VectorStoreIndex(nodes, embed_model=Given())
+    return index.as_retriever(similarity_top_k=min(k, len(nodes))), nodes
+
+
+def fusion(documents: Sequence[Document], embed: Callable[[str], Vector], k: int) -> Any:
+    """Return a retriever by words and vectors."""
+    from llama_index.core.llms import MockLLM
+    from llama_index.core.retrievers import QueryFusionRetriever
+    from llama_index.retrievers.bm25 import BM25Retriever
+
+    vectors, nodes = index_of(documents, embed, k)
     most = min(k, len(nodes))
     words = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=most)
     return QueryFusionRetriever(
-        [index.as_retriever(similarity_top_k=most), words],
+        [vectors, words],
         llm=MockLLM(),
         mode="reciprocal_rerank",
         num_queries=1,

@@ -1,6 +1,6 @@
 """What grants cost a search: for users without any, with one among many memories of their own, and with nothing else.
 
-    python benchmarks/sharing.py [--sizes 1000 10000]
+    python benchmarks/sharing.py [--sizes 1000 5000] [--out FILE]
 
 The vectors are given, as in ``latency.py``. Users take turns, so that other work on the machine hits all alike; the
 time is that of the processor, and each is told as a ratio to a user who owns as many memories and has no grants.
@@ -71,11 +71,13 @@ def measured(size: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
-    sizes = parser.parse_args().sizes
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000])
+    parser.add_argument("--out", type=Path, default=RESULT, help="Where the result goes.")
+    asked = parser.parse_args()
+    sizes = asked.sizes
     found = {f"{size} memories": measured(size) for size in sizes}
     workload = {"sizes": sizes, "searches": ROUNDS - ROUNDS // 6, "k": 10, "seed": SEED, "time": "processor, median"}
-    RESULT.write_text(json.dumps({**surroundings(workload), "search": found}, indent=2) + "\n", encoding="utf-8")
+    asked.out.write_text(json.dumps({**surroundings(workload), "search": found}, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
 
 

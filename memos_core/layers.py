@@ -109,8 +109,7 @@ class Parts:
 
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
     """Put the layers together."""
-    ids, engine = UlidFactory(), parts.engine
-    engines = WeakSet([engine] if engine else [])
+    ids, engine, engines = UlidFactory(), parts.engine, WeakSet([parts.engine] if parts.engine else [])
     learning = learning_of(vault, governance, parts)
     feedback = MemFeedback(vault, governance, ids, records=learning.settings.enabled)
     operator = MemOperator(vault, governance, ids, parts.search, parts.ranker, learned=learning.experience)
@@ -122,14 +121,13 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     erased = erasing(engines, activations)
     vault.on_lost = lambda namespace, cube_ids: erased(Principal(namespace), cube_ids)
     transforms = MemTransform(vault, governance, ids, activations=activations, emit=emit)
-    adapters = MemAdapters(vault, governance)
-    queue = JobQueue(vault, ids, settings=parts.jobs, emit=emit)
+    adapters, queue = MemAdapters(vault, governance), JobQueue(vault, ids, settings=parts.jobs, emit=emit)
     model, policy = partial(model_of, engine), parts.evolution or EvolutionPolicy()
     evolution = MemEvolution(vault, governance, queue, policy, pathways=PATHWAYS, dropped=erased, model=model)
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
     items = ItemOperator(vault, governance, ids, erased)
     worker = Worker(queue, tasks_of(transforms, engine, [RefreshTask(vault, queue, erased), LearnTask(learning)]))
-    evolves, gather = parts.evolution is not None, gathering(feedback, learning, queue)
+    chores = partial(Chores, vault, lifecycle, worker, evolution, retention, items=items, engine=engine)
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
@@ -164,17 +162,7 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=Chores(
-            vault,
-            lifecycle,
-            worker,
-            evolution,
-            retention,
-            items=items,
-            evolves=evolves,
-            engine=engine,
-            gather=gather,
-        ),
+        chores=chores(evolves=parts.evolution is not None, gather=gathering(feedback, learning, queue)),
         feedback=feedback,
         learning=learning,
         engines=engines,

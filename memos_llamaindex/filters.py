@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise MissingExtra("llama-index-core", extra="llamaindex") from error
 
-__all__ = ["as_where", "joined"]
+__all__ = ["as_filters", "as_where", "joined"]
 
 OPERATORS: Mapping[FilterOperator, Operator] = {
     FilterOperator.EQ: "eq",
@@ -35,6 +35,15 @@ OPERATORS: Mapping[FilterOperator, Operator] = {
 
 OF_LISTS = frozenset({FilterOperator.IN, FilterOperator.NIN, FilterOperator.ANY, FilterOperator.ALL})
 
+BARE = frozenset({FilterOperator.IS_EMPTY})
+"""Operators that are compared with nothing."""
+
+NAMES: Mapping[FilterCondition, str] = {
+    FilterCondition.AND: "$and",
+    FilterCondition.OR: "$or",
+    FilterCondition.NOT: "$nor",
+}
+
 GROUPS: Mapping[FilterCondition, type[AllOf | AnyOf | NoneOf]] = {
     FilterCondition.AND: AllOf,
     FilterCondition.OR: AnyOf,
@@ -53,12 +62,31 @@ def as_where(filters: MetadataFilters | None) -> Where | None:
 def as_part(item: MetadataFilter | MetadataFilters) -> Where | None:
     if isinstance(item, MetadataFilters):
         return as_where(item)
-    if item.operator is FilterOperator.IS_EMPTY:
-        return Compare(item.key, "is_empty")
+    return comparison(item)
+
+
+def comparison(item: MetadataFilter) -> Compare:
+    if item.operator in BARE:
+        return Compare(item.key, OPERATORS[item.operator])
     value: Any = item.value
     if item.operator in OF_LISTS and not isinstance(value, list):
         value = [value]
     return Compare(item.key, OPERATORS[item.operator], value)
+
+
+def as_filters(filters: MetadataFilters | None) -> dict[str, Any]:
+    """Return LlamaIndex's filters as those of a search of memory, see ``Scope.search``; empty: everything passes."""
+    if filters is None:
+        return {}
+    parts = [part for item in filters.filters if (part := as_filter(item))]
+    return {NAMES[filters.condition or FilterCondition.AND]: parts} if parts else {}
+
+
+def as_filter(item: MetadataFilter | MetadataFilters) -> dict[str, Any]:
+    if isinstance(item, MetadataFilters):
+        return as_filters(item)
+    compared = comparison(item)
+    return {compared.field: {f"${compared.operator}": True if item.operator in BARE else compared.value}}
 
 
 def joined(*conditions: Where | None) -> Where | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from memos_core import MemOS, Scope, resolve_scope
 
-__all__ = ["SHARED", "scope_for"]
+__all__ = ["SHARED", "Handle", "scope_for"]
 
 SHARED = ("llama_index", "stores")
 """Namespace, in a MemOS, of stores that belong to no user."""
@@ -25,3 +25,16 @@ def scope_for(
     """
     home = MemOS.temporary(embedder=None) if memory is None else memory
     return resolve_scope(home, namespace, namespace_values)
+
+
+class Handle:
+    """What leads to a memory, or a model, of this process: it is not pickled.
+
+    LlamaIndex drops what cannot be pickled from a component, and from the one that stays too, which then fails later.
+    """
+
+    def __getstate__(self) -> dict[Any, Any]:
+        raise TypeError(
+            f"{type(self).__name__} leads to a memory or a model of this process and cannot be pickled; "
+            "make one anew where it is needed (an ingestion pipeline runs it with num_workers=None)"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 from memos_core import Binding, Scope
 from memos_core.errors import EngineMissing, InvalidInput, MissingExtra
+from memos_llamaindex.home import Handle
 from memos_llamaindex.llms import MemosLLM
 from memos_llamaindex.vector_stores import MemosVectorStore
 
@@ -20,7 +21,7 @@ except ImportError as error:
 __all__ = ["MemosKVPrecompute"]
 
 
-class MemosKVPrecompute(TransformComponent):
+class MemosKVPrecompute(Handle, TransformComponent):
     """Stores nodes in a ``MemosVectorStore`` and computes the KV of each, as the last step of an ingestion.
 
     Examples:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from memos_core import Binding, ChatOptions, Engine, Inject, MemOS, Scope
 from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
 from memos_llamaindex import structured
+from memos_llamaindex.home import Handle
 from memos_llamaindex.messages import Cumulative, as_completion, as_core_messages
 from memos_llamaindex.options import options_in_force, using
 
@@ -48,7 +49,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 dispatcher = get_dispatcher(__name__)
 
 
-class MemosLLM(FunctionCallingLLM):
+class MemosLLM(Handle, FunctionCallingLLM):
     """A model that runs here, with memory that enters its prompts as text or as stored KV.
 
     A call takes all of `ChatOptions` as keyword arguments (`inject`, `memory_ids`, `adapter`, `memory_budget`,

@@ -12,7 +12,7 @@ from memos_core import Collection, Compare, Document, DocumentHit, MemOS, Scope,
 from memos_core.errors import InvalidInput, MissingExtra, UnsupportedOption
 from memos_llamaindex.files import joined_path, names_in, read_json, write_json
 from memos_llamaindex.filters import as_where, joined
-from memos_llamaindex.home import SHARED, scope_for
+from memos_llamaindex.home import SHARED, Handle, scope_for
 from memos_llamaindex.vector_files import saved_collection, saved_nodes
 
 try:
@@ -41,7 +41,7 @@ PREFETCH = 1000
 """Nearest nodes among which ``mmr`` chooses, if the query names no ``mmr_prefetch_k``."""
 
 
-class MemosVectorStore(BasePydanticVectorStore):
+class MemosVectorStore(Handle, BasePydanticVectorStore):
     """Keeps nodes in a collection of a memory: durable, found exactly, filtered, and erased for good.
 
     Examples:

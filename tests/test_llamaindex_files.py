@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -263,6 +265,16 @@ def test_what_is_no_node_no_query_and_no_message_is_refused(ada: Scope) -> None:
     with pytest.raises(InvalidInput, match="ChatMessage"):
         talk.add_message("talk", "hello")
     assert talk.get_keys() == []
+
+
+def test_what_leads_to_a_memory_is_not_pickled_and_stays_whole(ada: Scope) -> None:
+    store, llm = MemosVectorStore(ada), MemosLLM(memory=ada)
+    for handle in (store, llm):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(handle)
+    assert llm.memory is ada
+    assert store.get_nodes() == []
+    assert copy.deepcopy(llm).memory is ada
 
 
 def test_an_argument_that_is_not_known_is_refused(ada: Scope) -> None:

@@ -10,7 +10,7 @@ from llama_index.core.schema import MetadataMode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from memos_core import MemOS, Scope
-from memos_core.errors import InvalidName, UnsupportedOption
+from memos_core.errors import InvalidInput, InvalidName
 from memos_core.testing import HashEmbedder
 from memos_llamaindex import MemosRetriever
 
@@ -72,19 +72,46 @@ def test_filters_narrow_what_is_found(ada: Scope, filters: Any, count: int) -> N
     assert len(MemosRetriever(ada, filters=filters).retrieve("cat")) == count
 
 
-SPEAKER = MetadataFilter(key="speaker", value="Ada")
+def one(key: str, value: Any, operator: FilterOperator = FilterOperator.EQ) -> MetadataFilter:
+    return MetadataFilter(key=key, value=value, operator=operator)
+
+
+def group(
+    *parts: MetadataFilter | MetadataFilters, condition: FilterCondition = FilterCondition.AND
+) -> MetadataFilters:
+    return MetadataFilters(filters=list(parts), condition=condition)
+
+
+ADA, BEN = one("speaker", "Ada"), one("speaker", "Ben")
+BOTH = {"Ada", "Ben"}
 
 
 @pytest.mark.parametrize(
-    "filters",
+    ("filters", "speakers"),
     [
-        MetadataFilters(filters=[MetadataFilter(key="speaker", value="Ada", operator=FilterOperator.NE)]),
-        MetadataFilters(filters=[SPEAKER, MetadataFilter(key="ref", value="x")], condition=FilterCondition.OR),
-        MetadataFilters(filters=[SPEAKER], condition=FilterCondition.NOT),
-        MetadataFilters(filters=[SPEAKER, SPEAKER]),
-        MetadataFilters(filters=[MetadataFilters(filters=[SPEAKER])]),
+        (group(one("speaker", "Ada", FilterOperator.NE)), {"Ben"}),
+        (group(one("speaker", ["Ada"], FilterOperator.NIN)), {"Ben"}),
+        (group(one("speaker", "en", FilterOperator.TEXT_MATCH)), {"Ben"}),
+        (group(one("ref", None, FilterOperator.IS_EMPTY)), {"Ada"}),
+        (group(one("at", "2026-01-01T00:00:00Z", FilterOperator.GT)), {"Ben"}),
+        (group(one("tags", ["pets", "boats"], FilterOperator.ANY)), {"Ben"}),
+        (group(one("tags", ["pets", "boats"], FilterOperator.ALL)), set()),
+        (group(ADA, BEN, condition=FilterCondition.OR), BOTH),
+        (group(ADA, condition=FilterCondition.NOT), {"Ben"}),
+        (group(ADA, BEN), set()),
+        (
+            group(group(group(BEN, one("tags", "pets", FilterOperator.CONTAINS)), ADA, condition=FilterCondition.OR)),
+            BOTH,
+        ),
+        (group(group()), BOTH),
     ],
 )
-def test_filters_that_memory_does_not_know_are_refused(ada: Scope, filters: MetadataFilters) -> None:
-    with pytest.raises(UnsupportedOption):
-        MemosRetriever(ada, filters=filters)
+async def test_every_operator_and_nesting_narrows(ada: Scope, filters: MetadataFilters, speakers: set[str]) -> None:
+    retriever = MemosRetriever(ada, filters=filters)
+    assert {found.metadata["speaker"] for found in retriever.retrieve("cat")} == speakers
+    assert await retriever.aretrieve("cat") == retriever.retrieve("cat")
+
+
+def test_a_field_that_memory_does_not_know_is_refused(ada: Scope) -> None:
+    with pytest.raises(InvalidInput, match="colour"):
+        MemosRetriever(ada, filters=group(one("colour", "red"))).retrieve("cat")

@@ -108,7 +108,7 @@ def test_adding_again_replaces(store: MemosVectorStore) -> None:
 
 
 def test_a_node_without_embedding_is_refused(store: MemosVectorStore) -> None:
-    with pytest.raises(ValueError, match="embedding not set"):
+    with pytest.raises(ValueError, match="has no embedding"):
         store.add([TextNode(text="a")])
     with pytest.raises((InvalidMemory, EmbedderMismatch, InvalidInput)):
         store.add([TextNode(text="a", embedding=[1.0])])

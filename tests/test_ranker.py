@@ -118,7 +118,7 @@ def test_nothing_to_rank_is_ranked_without_complaint() -> None:
 def test_shares_add_up_to_one_and_name_what_counts_against_a_memory() -> None:
     ranker = Ranker.load()
     asked, seen = Question.of(MemoryCall(query="cat")), survey([0, 0], [[1, 0]], question=[True, False])
-    shares = ranker.rank(signals_of(asked, seen), situation_of(asked, seen)).shares(0)
+    shares = ranker.rank(signals_of(asked, seen), situation_of(asked, seen)).shares([0])[0]
     assert sum(abs(share) for share in shares.values()) == pytest.approx(1, abs=0.01)
     assert shares["asks"] < 0 < shares["words"]
 

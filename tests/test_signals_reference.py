@@ -164,6 +164,16 @@ def test_looking_at_every_passage_finds_what_the_short_way_finds(tmp_path: Any) 
             assert [(hit.id, hit.score, hit.shares) for hit in thorough] == short
 
 
+def test_a_question_that_was_stored_does_not_stand_before_what_answers_it(tmp_path: Any) -> None:
+    with MemOS.open(tmp_path, embedder=HashEmbedder()) as memos:
+        ada = memos.scope(user="ada")
+        ada.add_many(["My cat is called Biscuit.", "What is my cat called?", "The weather is called bad."])
+        for asked in ("What is my cat called?", "what is my cat called"):
+            hits = ada.search(asked)
+            assert hits[0].text == "My cat is called Biscuit."
+            assert "What is my cat called?" in [hit.text for hit in hits]  # it is found, only later
+
+
 @pytest.mark.parametrize(
     "change",
     [

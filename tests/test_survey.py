@@ -129,6 +129,34 @@ def test_every_kind_of_change_is_seen_by_the_next_look(vault: MemVault, make: An
     assert seen(look()) == {second.id}
 
 
+def test_what_is_archived_takes_no_place_and_comes_back_whole(vault: MemVault, make: Any, look: Any) -> None:
+    cubes = [make(f"cat number {number}", session="S1") for number in range(10)]
+    make.store(vault, *cubes)
+    before = look()
+
+    def move(state: State, which: list[Any]) -> Survey:
+        with vault.write() as session:
+            for cube in which:
+                session.set_state(cube.id, state, author="test", reason="test")
+        return look()
+
+    assert seen(move(State.ARCHIVED, cubes[:3])) == {cube.id for cube in cubes[3:]}
+    few = move(State.ARCHIVED, cubes[3:8])
+    assert seen(few) == {cube.id for cube in cubes[8:]}
+    assert len(few.cube_ids) == 2  # most are out of use, so they are left out altogether
+    late = make("cat number ten", session="S1")
+    make.store(vault, late)
+    assert seen(look()) == {*(cube.id for cube in cubes[8:]), late.id}
+    with vault.write() as session:
+        session.set_state(late.id, State.ARCHIVED, author="test", reason="test")
+    after = move(State.ACTIVE, cubes[:8])
+    assert [after.cube_ids[number] for number in after.rows["cube"].tolist()] == [
+        before.cube_ids[number] for number in before.rows["cube"].tolist()
+    ]
+    np.testing.assert_array_equal(after.counts, before.counts)
+    np.testing.assert_allclose(after.similarity, before.similarity, atol=1e-6)
+
+
 def test_another_handle_on_the_same_vault_sees_what_was_committed(
     vault: MemVault, open_vault: Callable[..., MemVault], make: Any, clock: FakeClock, embedder: HashEmbedder
 ) -> None:

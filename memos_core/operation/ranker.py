@@ -8,7 +8,7 @@ So it has a few hundred numbers, takes microseconds, and every score is a sum th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
@@ -67,12 +67,17 @@ class Ranking:
     best: float = 1.0
     names: tuple[str, ...] = SIGNALS
 
-    def shares(self, passage: int) -> dict[str, float]:
-        """Return each signal's share in a passage's score, the largest first; shares add up to 1 in size."""
-        parts = self.parts[passage].tolist()
-        total = sum(map(abs, parts)) or 1.0
-        order = sorted(range(len(parts)), key=lambda place: -abs(parts[place]))
-        return {self.names[place]: round(parts[place] / total, 4) for place in order if parts[place]}
+    def shares(self, passages: Sequence[int]) -> list[dict[str, float]]:
+        """Return each signal's share in the score of each passage, the largest first; they add up to 1 in size."""
+        parts = self.parts[list(passages)].astype(np.float64)
+        sizes = np.abs(parts)
+        order = np.argsort(-sizes, axis=1, kind="stable")
+        totals = sizes.sum(axis=1, keepdims=True)
+        ordered = np.take_along_axis(parts / np.where(totals, totals, 1.0), order, axis=1).round(4)
+        return [
+            {self.names[place]: share for place, share in zip(places, shares, strict=True) if share}
+            for places, shares in zip(order.tolist(), ordered.tolist(), strict=True)
+        ]
 
     def with_more(self, signals: NDArray[np.float32], weights: Column, names: tuple[str, ...]) -> Ranking:
         """Return this ranking with further signals, shape ``[passages, more]``, that move scores by their weights.

@@ -20,6 +20,7 @@ from memos_core.operation.ground import Column
 from memos_core.operation.ranker import Ranker, Ranking
 from memos_core.operation.ranking import idf_of
 from memos_core.operation.signals import Question, may_answer, signals_of, situation_of
+from memos_core.operation.words import words
 from memos_core.principal import Principal
 from memos_core.records import Hit, MemoryCall, Weighed
 
@@ -30,6 +31,15 @@ NEAR_DUPLICATE = "near_duplicate"
 
 FIRST_SORTED = 512
 """Passages that are put in order at once; more only if these do not give enough hits."""
+
+ECHO = 0.25
+"""What is left of the score of a memory that asks the same question: it is most like it and tells nothing."""
+
+ECHO_SLACK = 2
+"""Words by which it may be longer."""
+
+LABELS = {name: name.replace("_", " ") for name in ALL_SIGNALS}
+PERCENT = {number: f"{number:+d}%" for number in range(-100, 101)}
 
 SPARE = 2
 """Candidates that are looked at beyond those asked for, to take the place of near-duplicates."""
@@ -132,7 +142,11 @@ class MemSearch:
         def cube_id(row: int) -> str:
             return survey.cube_ids[int(survey.rows["cube"][row])]
 
-        return learned.rank(self.ranker, look.signals, look.situation, cube_id, look.vector)
+        ranking = learned.rank(self.ranker, look.signals, look.situation, cube_id, look.vector)
+        echo = echoes(look.question, survey)
+        if echo is None:
+            return ranking
+        return replace(ranking, scores=np.where(echo, np.float32(ECHO) * ranking.scores, ranking.scores))
 
     def look(self, principal: Principal, call: MemoryCall) -> Look:
         """Return all that the ranking of ``call`` rests on.
@@ -163,10 +177,26 @@ class MemSearch:
         while part := {one.cube_id: one.row for one in islice(candidates, wanted)}:
             with self.vault.read() as session:
                 cubes = session.cubes_since(look.conditions, list(part), look.survey.revision, look.survey.shared)
+            rows = list(part.values())
+            shares = dict(zip(rows, ranking.shares(rows), strict=True))
             for cube in cubes:
                 wanted -= 1
                 row = part[cube.id]
-                yield hit_of(cube, row, look, ranking, Weighed(self.features, signals_at(ranking, row), situation))
+                weighed = Weighed(self.features, signals_at(ranking, row), situation)
+                score = float(ranking.scores[row])
+                yield hit_of(cube, row, look, score=score, shares=shares[row], weighed=weighed)
+
+
+def echoes(question: Question, survey: Survey) -> Mask | None:
+    """Tell which passages only ask what is asked now; None if none does. A chat that is remembered leaves many."""
+    if question.call.intent != "ask" or not question.words:
+        return None
+    held: Mask = np.all(survey.counts > 0, axis=0)
+    if not held.any():
+        return None
+    longest = sum(words(question.call.query).values()) + ECHO_SLACK
+    echo: Mask = held & survey.rows["question"] & (survey.rows["length"] <= longest)
+    return echo if echo.any() else None
 
 
 def signals_at(ranking: Ranking, row: int) -> tuple[float, ...]:
@@ -200,17 +230,17 @@ def best_first(scores: Column, ages: NDArray[np.int64], allowed: Mask | None) ->
         done, size = len(order), size * 8
 
 
-def hit_of(cube: MemCube, row: int, look: Look, ranking: Ranking, weighed: Weighed) -> Hit:
+def hit_of(cube: MemCube, row: int, look: Look, *, score: float, shares: Mapping[str, float], weighed: Weighed) -> Hit:
     """Return the hit for ``cube`` by its passage at ``row``, with the shares of the signals in words."""
     question, survey = look.question, look.survey
-    shares = ranking.shares(row)
     held = [word for word, count in zip(question.words, survey.counts[:, row].tolist(), strict=True) if count]
-    why = ", ".join(f"{name.replace('_', ' ')} {share:+.0%}" for name, share in shares.items() if abs(share) >= 0.01)
+    told = [f"{LABELS[name]} {PERCENT[round(share * 100)]}" for name, share in shares.items() if abs(share) >= 0.01]
+    why = ", ".join(told)
     if held:
         why += f" (holds {', '.join(sorted(held))})"
     start, end = int(survey.rows["start"][row]), int(survey.rows["end"][row])
     whole = start == 0 and end >= len(cube.text)
-    return Hit(cube, float(ranking.scores[row]), why, None if whole else (start, end), shares, weighed)
+    return Hit(cube, score, why, None if whole else (start, end), shares, weighed)
 
 
 def diverse(hits: Iterable[Hit], k: int) -> list[Hit]:

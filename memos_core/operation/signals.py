@@ -104,7 +104,8 @@ def signals_of(question: Question, survey: Survey, idf: Column | None = None) ->
         survey: The passages.
         idf: Of the words of the question, where it is known already.
     """
-    found = np.zeros((len(survey), len(SIGNALS)), np.float32)
+    # A signal after the other in memory: that is how they are written and added up.
+    found = np.zeros((len(SIGNALS), len(survey)), np.float32).T
     if len(survey):
         ground = ground_of(survey)
         columns = {
