@@ -48,6 +48,7 @@ bench: $(VENV)/.ready-dev  ## measure (some 20 minutes) and make the tables of R
 	$(MEASURE)/kv_batch.py --threads 1 --clock cpu --out $(RESULTS)/kv_batch.json
 	$(MEASURE)/langchain_agent.py --threads 1 --out $(RESULTS)/langchain_agent.json
 	$(MEASURE)/items.py
+	$(MEASURE)/writes.py
 	$(if $(INPUT),$(MEASURE)/evidence_recall.py --input "$(INPUT)")
 	$(BIN)/python benchmarks/tables.py
 

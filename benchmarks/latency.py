@@ -100,8 +100,9 @@ def main() -> None:
         for name, found in measured(kinds, size).items():
             figures.append({"memories": size, "system": name, **found})
             print(figures[-1], flush=True)
-    work = {"sizes": options.sizes, "scopes": SCOPES, "queries": QUERIES, "seed": SEED, "k": 10}
-    options.out.write_text(json.dumps({**surroundings(work), "figures": figures}, indent=2) + "\n")
+        sizes = sorted({one["memories"] for one in figures})
+        work = {"sizes": sizes, "scopes": SCOPES, "queries": QUERIES, "seed": SEED, "k": 10}
+        options.out.write_text(json.dumps({**surroundings(work), "figures": figures}, indent=2) + "\n")
 
 
 def measured(kinds: Sequence[type[Peer]], size: int) -> dict[str, dict[str, Any]]:

@@ -68,14 +68,8 @@ def exact(cases: dict[str, Any], name: str, count: int) -> str:
 def kv_speed() -> str:
     """Time to the first token, against computing the whole prompt."""
     result = load(RESULTS / "kv_speed.json")
-    ways = (
-        "full_prompt",
-        "transformers_reuse",
-        "stored_kv_ram",
-        "stored_kv_warm_disk",
-        "stored_kv_cold_disk",
-        "question_alone",
-    )
+    kept = ("stored_kv_ram", "stored_kv_warm_disk", "stored_kv_cold_disk")
+    ways = ("full_prompt", "transformers_reuse", *kept, "question_alone")
     rows = []
     for tokens, row in result["ttft"].items():
         seconds = {way: row["seconds"][way]["median"] for way in ways}
@@ -85,16 +79,8 @@ def kv_speed() -> str:
         ups = [f" ({seconds['full_prompt'] / seconds[way]:.1f}x)" if 0 < place < 5 else "" for place, way in
                enumerate(ways)]  # fmt: skip
         rows.append([tokens, *(cell + up for cell, up in zip(cells, ups, strict=True))])
-    head = [
-        "memory tokens",
-        "whole prompt",
-        "transformers, deep copy",
-        "stored KV, RAM",
-        "stored KV, warm disk",
-        "stored KV, cold disk",
-        "question alone",
-    ]
-    return table(head, rows)
+    stored = [f"stored KV, {place}" for place in ("RAM", "warm disk", "cold disk")]
+    return table(["memory tokens", "whole prompt", "transformers, deep copy", *stored, "question alone"], rows)
 
 
 def kv_storage() -> str:
@@ -242,7 +228,46 @@ NAMES = {
     "chroma": "Chroma",
     "langchain ensemble": "LangChain EnsembleRetriever",
     "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
+    "llamaindex index": "LlamaIndex VectorStoreIndex",
+    "langgraph InMemoryStore": "LangGraph InMemoryStore",
 }
+
+
+def writes() -> str:
+    """Memories stored in a second of the processor, beside other libraries."""
+    ways = ("one_by_one", "threads", "batches_of_10", "batches_of_100", "batches_of_1000")
+    rows = []
+    for row in load(RESULTS / "writes.json")["figures"]:
+        cells = [f"{row[way]['per_cpu_second']:,}" if way in row else "" for way in ways]
+        clock = f"{row['one_by_one']['clock_ms']:.0f} ms"
+        rows.append([f"{row['memories']:,}", NAMES.get(row["system"], row["system"]), *cells, clock])
+    head = ["memories held", "system", "one by one", "by 8 threads", "in tens", "in hundreds", "in thousands"]
+    return table([*head, "one, on the clock"], rows)
+
+
+def items() -> str:
+    """Values under keys, beside LangGraph's own stores."""
+    stores = ("MemosStore", "SqliteStore", "InMemoryStore")
+    rows = []
+    for row in load(RESULTS / "items.json")["results"]:
+        cells = [f"{row['milliseconds'][store]:.3f} ms" if store in row["milliseconds"] else "" for store in stores]
+        rows.append([row["operation"], *cells, f"{row['ratio']:.1f}"])
+    return table(["operation", *stores, "ours against SqliteStore's (else InMemoryStore's)"], rows)
+
+
+def latency() -> str:
+    """Time of a search while memories arrive, beside other libraries."""
+    rows = [
+        [
+            f"{row['memories']:,}",
+            NAMES.get(row["system"], row["system"]),
+            *(f"{row[f'search_p{part}_cpu_ms']:.2f} ms" for part in (50, 95)),
+            f"{row['first_search_p50_cpu_ms']:.2f} ms",
+            f"{row['grown_rss_mb']} MB",
+        ]
+        for row in load(RESULTS / "latency.json")["figures"]
+    ]
+    return table(["memories", "system", "search, median", "95th percentile", "first search", "memory"], rows)
 
 
 def improvement() -> str:
@@ -264,6 +289,44 @@ FEEDBACK = {
     "learning, each memory misread with this chance": "each memory wrong with chance 0.2",
     "adversary": "all inverted",
 }
+
+
+def policy_answers() -> str:
+    """What the reader answers under each policy."""
+    policies = load(RESULTS / "policy_answers.json")["policies"]
+    rows = [
+        [
+            name,
+            *(f"{of[key]:.3f}" for key in ("right", "evidence_in_plan", "right_where_evidence_is")),
+            f"{of['memories']:.1f}",
+            f"{of['prompt_tokens']:.0f}",
+            f"{of['cpu_ms']:.0f} ms",
+        ]
+        for name, of in sorted(policies.items(), key=lambda item: -item[1]["right"])
+    ]
+    head = ["policy", "right", "evidence in the plan", "right where it is", "memories", "prompt tokens", "processor"]
+    return table(head, rows)
+
+
+def overhead() -> str:
+    """What a stage costs over direct access."""
+    stages = load(RESULTS / "overhead.json")["stages"]
+    rows = [
+        [name, f"{of['memos_ms']:.2f} ms", f"{of['direct_ms']:.2f} ms", f"{of['ratio']:.1f}x"]
+        for name, of in stages.items()
+    ]
+    return table(["stage", "MemOS", "direct", "ratio"], rows)
+
+
+def request_time() -> str:
+    """Where the time of a request goes."""
+    request = load(RESULTS / "overhead.json")["request"]
+    parts = [name.removeprefix("share of ") for name in request["text"] if name.startswith("share of ")]
+    rows = [
+        [name, *(f"{request[key][name]:.1f} ms ({request[key][f'share of {name}']:.0%})" for key in ("text", "kv"))]
+        for name in parts
+    ]
+    return table(["part", "memory as text", "memory as KV"], rows)
 
 
 def lora() -> str:
@@ -361,8 +424,14 @@ def headlines() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "improvement": improvement,
+    "overhead": overhead,
+    "policy_answers": policy_answers,
+    "request_time": request_time,
     "headlines": headlines,
     "recall": recall,
+    "writes": writes,
+    "items": items,
+    "latency": latency,
     "lora": lora,
     "evidence_recall": evidence_recall,
     "reader": reader,

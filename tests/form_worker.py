@@ -17,8 +17,26 @@ from memos_core import HFEngine, MemOS
 from memos_core.infrastructure.vault import Job, WriteSession
 from memos_core.operation.background import TransformTask
 from memos_core.operation.jobs import JobSettings, Progress, Publish
+from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.testing import HashEmbedder
+from memos_core.transform import CARTRIDGE, Material, Pathway
+from memos_core.transform.cartridge import TextCartridge
+from memos_core.transform.trained_kv import CartridgeSettings
+
+
+class Quick(MemTransform):
+    """Trains few steps, whatever comes of it."""
+
+    def pathway(self, material: Material, to: str) -> Pathway:
+        if to == CARTRIDGE:
+            return TextCartridge(CartridgeSettings(ratios=(10,), steps=50), recall=0)
+        return super().pathway(material, to)
+
+    @classmethod
+    def of(cls, memos: MemOS) -> Quick:
+        made = memos._layers.transforms
+        return cls(made.vault, made.governance, made.ids, activations=made.activations, emit=made.emit)
 
 
 class Told(TransformTask):
@@ -54,7 +72,7 @@ def main() -> None:
     engine = HFEngine.from_pretrained("memos-reader")
     settings = JobSettings(lease_seconds=0.5)
     with MemOS.open(Path(root), engine=engine, embedder=HashEmbedder(), jobs=settings) as memos:
-        task = (Told if action == "training" else Halting)(memos._layers.transforms, engine)
+        task = (Told if action == "training" else Halting)(Quick.of(memos), engine)
         Worker(memos.jobs, [task]).run_due()
 
 

@@ -23,7 +23,7 @@ from memos_core.render import render_block
 from memos_core.testing import HashEmbedder
 from memos_core.testing.models import DictActivations, payload_of, tiny_model
 from memos_core.transform.base import Progress
-from memos_core.transform.cartridge import TextCartridge, stored_form
+from memos_core.transform.cartridge import Cartridge, TextCartridge, stored_form
 from memos_core.transform.lessons import Batch, Reading
 from memos_core.transform.study import Question
 from memos_core.transform.trained_kv import CartridgeSettings, CartridgeTrainer, behind, spread, start
@@ -172,8 +172,10 @@ def ids(ada: Scope) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cartridge(ada: Scope, ids: list[str]) -> MemCube:
-    kv = ada.transform(ids, to="activation")
-    made = ada.transform(kv.id, to="cartridge")
+    kv, transforms = ada.transform(ids, to="activation"), ada._layers.transforms
+    material = transforms.material(Principal("ada"), ada.engine, [kv.id])  # type: ignore[arg-type]
+    quick = Cartridge(CartridgeSettings(sure=1, steps=300))
+    made = ada.get(transforms.commit(Principal("ada"), quick.propose(material)))
     ada.demote(kv.id)  # it began with the KV and does not need it any more
     return made
 

@@ -22,8 +22,9 @@ from memos_core.testing.models import tiny_model
 QUESTION = "What is my cat called?"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine() -> Iterator[HFEngine]:
+    """A fresh one for each test: what loading and computing cost so far decides what ``auto`` does."""
     model, tokenizer = tiny_model("llama")
     engine = HFEngine.from_model(model, tokenizer, name="tiny")
     yield engine

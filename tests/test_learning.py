@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from memos_core import LearningSettings, MemOS, Scope
+from memos_core import HFEngine, Judgement, LearningSettings, MemOS, Scope
 from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import Recall, RecalledCube, lineage_of
@@ -48,7 +48,7 @@ def fill(scope: Scope) -> list[str]:
 def ask(scope: Scope, clock: FakeClock, question: str, answer: str, *, pause: float = 3600) -> tuple[str, ...]:
     """Ask a model of one's own, and say what it answered."""
     context = scope.context(question, max_tokens=400)
-    scope.feedback(context.plan, answer=answer)
+    scope.feedback(context, answer=answer)
     clock.advance(pause)
     return context.plan.cube_ids
 
@@ -88,6 +88,23 @@ def test_answers_without_spaces_between_words_are_read() -> None:
 
 
 # What is noted
+
+
+def test_a_chat_notes_by_itself_what_its_answer_used(open_memos: Open) -> None:
+    engine = HFEngine.from_pretrained("memos-reader")
+    memos = open_memos(learning=SOON, engine=engine)
+    ada = memos.scope(user="ada")
+    ids = [ada.add(text).cube_id for text in ("My cat is called Biscuit.", "My dog is called Rex.")]
+    reply = ada.chat("What is my cat called?", inject="text", max_tokens=8)
+    assert "Biscuit" in reply.text
+    (recall,) = recalls(ada)
+    shares = {cube.cube_id: cube.share for cube in recall.cubes}
+    assert shares[str(ids[0])] == 1
+    assert set(shares.values()) <= {0.0, 1.0}
+    judgement = ada.feedback(reply, good=False)
+    assert judgement.recalled
+    assert {cube.verdict for cube in recalls(ada)[0].cubes} == {-1.0}
+    engine.close()
 
 
 def recalls(scope: Scope) -> list[Recall]:
@@ -166,6 +183,14 @@ def test_feedback_that_says_nothing_is_refused(ada: Scope, given: dict[str, str]
         ada.feedback(ids, **given)
     with pytest.raises(InvalidInput):
         ada.feedback([], good=True)
+
+
+def test_feedback_on_a_context_without_memories_is_nothing(ada: Scope, clock: FakeClock) -> None:
+    empty = ada.context("What is the cat called?", max_tokens=400)
+    fill(ada)
+    ask(ada, clock, "What is the cat called?", "Biscuit")
+    assert ada.feedback(empty, good=False, answer="Biscuit") == Judgement((), False, {}, recalled=False)
+    assert {cube.verdict for each in recalls(ada) for cube in each.cubes} == {None}
 
 
 def test_a_granted_memory_keeps_its_owners_counters(memos: MemOS, ada: Scope) -> None:

@@ -220,6 +220,13 @@ def damage(vault, statement, *values):
         ("DELETE FROM tags", "tags"),
         ("DELETE FROM usage", "counters"),
         ("DELETE FROM versions", "version"),
+        ("UPDATE versions SET header = replace(header, 'Ben', 'Eve')", "header of version 1"),
+        ("UPDATE versions SET size_bytes = 7", "size_bytes of version 1"),
+        ("UPDATE versions SET version = 2", "version"),
+        ("UPDATE cubes SET state = 'gone'", "gone"),
+        ("UPDATE tags SET tag = 'food'", "tags"),
+        ("UPDATE postings SET namespace_id = 2", "words"),
+        ("DELETE FROM postings WHERE term = 'tea'", "words"),
         ("UPDATE namespaces SET bytes_used = 1", "bytes"),
     ],
 )

@@ -1,6 +1,7 @@
 """A process of its own that works on a vault; started by the tests of durability.
 
 python vault_worker.py <root> <index> stream          adds texts for ever; prints each id after its commit
+python vault_worker.py <root> <index> together        the same from eight threads, whose changes share transactions
 python vault_worker.py <root> <index> serve           adds each line of its input; answers with the id
 python vault_worker.py <root> <index> fill <bytes>    adds until a file reaches that size; prints the error's name
 python vault_worker.py <root> <index> blob <bytes>    stores a blob that is larger than that; prints the error's name
@@ -8,11 +9,13 @@ python vault_worker.py <root> <index> blob <bytes>    stores a blob that is larg
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from pathlib import Path
 
 from memos_core.errors import MemosError
-from memos_core.infrastructure.vault import MemVault
+from memos_core.infrastructure.vault import MemVault, NewCube
 from memos_core.testing import FakeClock, HashEmbedder
 from memos_core.testing.conformance_index import Shelf
 
@@ -31,6 +34,18 @@ def stream(shelf: Shelf) -> None:
         if number % 20 == 0:
             shelf.vault.apply_outbox()
         say(cube.id)
+
+
+def together(shelf: Shelf) -> None:
+    def add(thread: int) -> None:
+        while True:
+            cube = shelf.cube(f"text of thread {thread}", "ada", None)
+            new = NewCube(cube, shelf.passages(cube), None, "test")
+            shelf.vault.commit(lambda session, new=new: session.collect(new))
+            os.write(1, f"{cube.id}\n".encode())  # one call: lines of two threads do not mix
+
+    for thread in range(8):
+        threading.Thread(target=add, args=(thread,)).start()
 
 
 def serve(shelf: Shelf) -> None:
@@ -82,7 +97,7 @@ def main() -> None:
     root, index, task, *rest = sys.argv[1:]
     clock, embedder = FakeClock(), HashEmbedder()
     shelf = Shelf(MemVault.open(Path(root), embedder=embedder, clock=clock, index=index), clock, embedder)
-    {"stream": stream, "serve": serve, "fill": fill, "blob": blob}[task](shelf, *map(int, rest))
+    {"stream": stream, "together": together, "serve": serve, "fill": fill, "blob": blob}[task](shelf, *map(int, rest))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import hmac
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from memos_core.cube import normalised
 from memos_core.errors import CubeNotFound, InvalidInput
@@ -49,6 +50,13 @@ class Judgement:
     good: bool | None
     used: dict[str, float]
     recalled: bool
+
+
+class Planned(Protocol):
+    """What was made with a plan: a reply, a context."""
+
+    @property
+    def plan(self) -> InjectionPlan: ...
 
 
 class MemFeedback:
@@ -113,7 +121,7 @@ class MemFeedback:
     def feedback(
         self,
         principal: Principal,
-        about: Reply | InjectionPlan | str | Sequence[str],
+        about: Planned | InjectionPlan | str | Sequence[str],
         *,
         good: bool | None = None,
         answer: str | None = None,
@@ -123,9 +131,9 @@ class MemFeedback:
         It counts for the memories at once, and for how this user's memories are ranked once a job has looked at it.
 
         Args:
-            about: A reply, the plan of a context, or ids of memories.
+            about: A reply, a context, the plan of either, or ids of memories.
             good: True in favour, False against; None: no judgement, only ``answer``.
-            answer: What a model that you called answered with the memories of this plan.
+            answer: What a model that you called answered with the memories of this context.
 
         Raises:
             CubeNotFound: A memory is not visible here.
@@ -133,10 +141,12 @@ class MemFeedback:
         """
         if good is None and answer is None:
             raise InvalidInput("say good=True, good=False, or the answer= that memory was used for")
-        plan = about.plan if isinstance(about, Reply) else about if isinstance(about, InjectionPlan) else None
+        plan = about if isinstance(about, InjectionPlan) else getattr(about, "plan", None)
         if answer is not None and (plan is None or isinstance(about, Reply)):
-            raise InvalidInput("answer= belongs to the plan of a context; a reply holds its answer already")
+            raise InvalidInput("answer= belongs to a context; a reply holds its answer already")
         cube_ids = list(plan.cube_ids) if plan is not None else named(about)
+        if not cube_ids:  # the plan holds no memory: nothing to judge
+            return Judgement((), good, {}, recalled=False)
         used = {} if plan is None or answer is None else self._used(plan, answer)
         self.flush()
         with self.vault.write() as session:
@@ -186,7 +196,7 @@ def named(about: object) -> list[str]:
     """
     ids = [about] if isinstance(about, str) else list(about) if isinstance(about, Sequence) else []
     if not ids or not all(isinstance(each, str) for each in ids):
-        raise InvalidInput("feedback is about a reply, the plan of a context, or ids of memories")
+        raise InvalidInput("feedback is about a reply, a context, or ids of memories")
     return list(dict.fromkeys(ids))
 
 

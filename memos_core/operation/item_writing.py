@@ -14,7 +14,7 @@ from memos_core.errors import CubeFrozen, InvalidInput, QuotaReached
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
-from memos_core.infrastructure.vault import Passage, WriteSession, items
+from memos_core.infrastructure.vault import NewCube, Passage, WriteSession, items
 from memos_core.item import Item, ItemAddress, decoded_value, encoded_value, texts_at
 from memos_core.principal import Principal
 
@@ -102,7 +102,7 @@ class ItemWriter:
         author = author_of(self.principal)
         if cube_id is None:
             cube = self.first_version(value)
-            self.session.insert(cube, passages=value.passages, dedup_key=key, author=author, collection=self.collection)
+            self.session.collect(NewCube(cube, value.passages, key, author, collection=self.collection))
         else:
             before = items.stored_cube(self.session, cube_id)
             if before.header.governance.frozen:

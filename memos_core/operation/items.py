@@ -182,8 +182,11 @@ class ItemOperator:
             QuotaReached: The values do not fit the namespace any more; nothing was written.
             EmbedderMismatch: The vectors are not of the embedder whose name they go under.
         """
-        with self.vault.read() as session:
-            results = [self.answer(session, handle, operation, queries) for operation in plan.operations]
+        if all(isinstance(operation, PutItem | DeleteItem) for operation in plan.operations):
+            results: list[Any] = [None] * len(plan.operations)  # nothing is asked
+        else:
+            with self.vault.read() as session:
+                results = [self.answer(session, handle, operation, queries) for operation in plan.operations]
         prolonged = sorted({item.cube_id for item in refreshed(plan.operations, results)})
         if not plan.changes and not prolonged:
             return results

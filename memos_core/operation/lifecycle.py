@@ -233,8 +233,9 @@ class MemLifecycle:
         """
         visibility = self.governance.visibility(principal)
         with self.vault.write() as session:
+            seen = {cube.id: cube for cube in session.cubes(visibility, cube_ids)}
             for cube_id in cube_ids:
-                found(session.cube(visibility, cube_id), cube_id)
+                found(seen.get(cube_id), cube_id)
             rows = session.erase(visibility, cube_ids)
             self.governance.audit(session, principal, "forget", rows.cube_ids)
         at = self.governance.clock.now()

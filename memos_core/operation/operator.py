@@ -27,7 +27,7 @@ from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
-from memos_core.infrastructure.vault import MemVault, Passage
+from memos_core.infrastructure.vault import MemVault, Passage, WriteSession
 from memos_core.infrastructure.vault.items import item_key
 from memos_core.item import decoded_value
 from memos_core.operation.committing import Committing, Draft, with_links
@@ -76,9 +76,12 @@ class MemOperator:
         """
         drafts = self.structure(principal, turns)
         nearest = self.near(principal, drafts)
-        with self.vault.write() as session:
-            committing = Committing(session, self.governance, principal, supersedes=self.settings.supersede)
-            return committing.commit(drafts, nearest)
+        supersedes = self.settings.supersede
+
+        def commit(session: WriteSession) -> list[Receipt]:
+            return Committing(session, self.governance, principal, supersedes=supersedes).commit(drafts, nearest)
+
+        return self.vault.commit(commit)
 
     def structure(self, principal: Principal, turns: Sequence[Turn]) -> list[Draft]:
         """Turn what a caller brought into cubes with their passages, words and vectors. Writes nothing."""

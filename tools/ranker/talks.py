@@ -59,10 +59,11 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and the references of the turns that answer it."""
+    """A question, the references of the turns that answer it, and the answer where it is a value."""
 
     text: str
     gold: tuple[str, ...]
+    answer: str = ""
 
 
 @dataclass(slots=True)
@@ -145,7 +146,7 @@ class Maker:
         text = question_text(self.rng, fact)
         if self.wording:
             text = question_text(Random(f"{self.wording}:{self.talk.name}:{ref}"), fact)
-        self.talk.questions.append(Asked(text, (ref,)))
+        self.talk.questions.append(Asked(text, (ref,), value))
 
     def event(self, teller: Subject, listener: Subject) -> None:
         """Tell of something that happened, and ask when it did."""

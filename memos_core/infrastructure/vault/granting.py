@@ -48,6 +48,10 @@ __all__ = [
 
 RECEIVED = Prepared(select(exists().where(schema.grants.c.grantee == bindparam("user"))))
 
+OF_CUBE = Prepared(
+    select(schema.grants).where(schema.grants.c.cube_id == bindparam("cube_id")).order_by(schema.grants.c.id)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -59,8 +63,7 @@ class Given:
 
 def grants_of(session: ReadSession, cube_id: str) -> tuple[Grant, ...]:
     """Return the grants of one cube by its name, oldest first."""
-    g = schema.grants
-    rows = session.connection.execute(select(g).where(g.c.cube_id == cube_id).order_by(g.c.id))
+    rows = OF_CUBE.all(session.connection, cube_id=cube_id)
     return tuple(Grant(grantee=row.grantee, right=row.right, until=moment(row.until)) for row in rows)
 
 

@@ -15,7 +15,9 @@ from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, exis
 from memos_core.cube import MemCube, State, canonical_json
 from memos_core.infrastructure.vault import erasure, schema
 from memos_core.infrastructure.vault.conditions import CHUNK, chunks, from_micros, live, micros, moment
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
+from memos_core.infrastructure.vault.reading import by_ids as query_by_ids
 from memos_core.infrastructure.vault.rows import (
     check,
     cube_of,
@@ -26,7 +28,7 @@ from memos_core.infrastructure.vault.rows import (
     headers,
 )
 from memos_core.infrastructure.vault.values import ErasedRows, Visibility
-from memos_core.infrastructure.vault.writing import WriteSession
+from memos_core.infrastructure.vault.writing import HOLDER, WriteSession
 from memos_core.item import Item, decoded_value
 from memos_core.principal import Principal
 
@@ -155,36 +157,31 @@ def keyed_query() -> Select[Any]:
     return listed().where(c.c.namespace_id == namespace, held, unexpired)
 
 
-KEYED = keyed_query()
+KEYED = Prepared(keyed_query())
 
 
 def by_key(session: ReadSession, principal: Principal, path: Sequence[str], key: str, now: datetime) -> Item | None:
     """Return the live item under that key, if there is one."""
     wanted = {"namespace": principal.namespace, "key": item_key(principal, path, key), "now": micros(now)}
-    row = session.connection.execute(KEYED, wanted).first()
+    row = KEYED.first(session.connection, **wanted)
     return None if row is None else item_of(row)
 
 
-def keyed(principal: Principal, keys: Sequence[str]) -> Condition:
-    c = schema.cubes
-    return and_(owned(principal), c.c.dedup_key.in_(keys), c.c.state == str(State.ACTIVE))
-
-
 def holders(
-    session: ReadSession, principal: Principal, keys: Sequence[str], now: datetime
+    session: WriteSession, principal: Principal, keys: Sequence[str], now: datetime
 ) -> tuple[dict[str, str], list[str]]:
     """Return the cubes that hold these keys (see ``item_key``): the live ones by key, and those whose time is over."""
-    c = schema.cubes
     stored: dict[str, str] = {}
     lapsed: list[str] = []
-    for part in chunks(keys):
-        # Only a condition on the key and the state finds the index of the keys.
-        query = select(c.c.dedup_key, c.c.id, c.c.expires_at).where(keyed(principal, part))
-        for row in session.connection.execute(query):
-            if row.expires_at is None or from_micros(row.expires_at) > now:
-                stored[row.dedup_key] = row.id
-            else:
-                lapsed.append(row.id)
+    own, connection = session._namespace_id(principal.namespace), session.connection
+    for key in dict.fromkeys(keys):
+        row = HOLDER.first(connection, namespace_id=own, dedup_key=key)
+        if row is None:
+            continue
+        if row.expires_at is None or from_micros(row.expires_at) > now:
+            stored[key] = row.id
+        else:
+            lapsed.append(row.id)
     return stored, lapsed
 
 
@@ -200,8 +197,7 @@ def bytes_of(session: ReadSession, cube_ids: Sequence[str]) -> int:
 
 def stored_cube(session: ReadSession, cube_id: str) -> MemCube:
     """Return the cube of an item that is there."""
-    row = session.connection.execute(current().where(schema.cubes.c.id == cube_id)).one()
-    return cube_of(row, session.now)
+    return cube_of(query_by_ids(1).first(session.connection, id0=cube_id), session.now)
 
 
 def paths(session: ReadSession, principal: Principal, now: datetime) -> list[tuple[str, ...]]:

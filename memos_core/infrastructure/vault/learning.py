@@ -21,6 +21,7 @@ from memos_core.cube import canonical_json
 from memos_core.embedding.base import Vector
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks, from_micros, micros
+from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.principal import Principal
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def weights_of(session: ReadSession, namespace: str) -> list[LearnedWeights]:
     return [weights_row(row) for row in session.connection.execute(query.order_by(w.c.version))]
 
 
-NEWEST = (
+NEWEST = Prepared(
     select(schema.learned_weights)
     .join_from(
         schema.learned_weights, schema.namespaces, schema.namespaces.c.id == schema.learned_weights.c.namespace_id
@@ -300,11 +301,11 @@ NEWEST = (
 
 def newest_weights(session: ReadSession, namespace: str) -> LearnedWeights | None:
     """Return the weights that are in use; None: those that ship."""
-    row = session.connection.execute(NEWEST, {"name": namespace}).first()
+    row = NEWEST.first(session.connection, name=namespace)
     return None if row is None else weights_row(row)
 
 
-def weights_row(row: Row[Any]) -> LearnedWeights:
+def weights_row(row: Any) -> LearnedWeights:
     return LearnedWeights(
         version=row.version,
         parent=row.parent,

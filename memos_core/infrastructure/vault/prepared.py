@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, Update, insert
+from sqlalchemy import Connection, Delete, Select, Table, Update, insert
 
 __all__ = ["Change", "NewRow", "Prepared"]
 
@@ -75,7 +75,7 @@ class Change:
     What the database refuses is raised as the driver's error; ``sqlite.typed_errors`` knows those.
     """
 
-    def __init__(self, statement: Update) -> None:
+    def __init__(self, statement: Update | Delete) -> None:
         self._statement = statement
         self._made: dict[str, tuple[str, Any]] = {}
 
@@ -109,5 +109,7 @@ class NewRow:
 def written(made: dict[str, tuple[str, Any]], statement: Any, connection: Connection) -> tuple[str, Any]:
     """Return the SQL of a change in the words of the database, and what takes its values out of a row, in order."""
     compiled: Any = statement.compile(dialect=connection.dialect)
-    made[connection.dialect.name] = str(compiled), itemgetter(*compiled.positiontup)
+    names = compiled.positiontup
+    in_order = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+    made[connection.dialect.name] = str(compiled), in_order
     return made[connection.dialect.name]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, bindparam, func, select
@@ -25,6 +25,7 @@ from memos_core.events import Event, EventHook, ignore_event
 from memos_core.infrastructure.vault import purging, reembedding, schema, searching, sharing, surveying, verification
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import matching
+from memos_core.infrastructure.vault.grouping import GroupCommit
 from memos_core.infrastructure.vault.index import ExactIndex, Place, VectorIndex, generations
 from memos_core.infrastructure.vault.index.activations import Activations
 from memos_core.infrastructure.vault.index.catalogue import Catalogue
@@ -38,6 +39,7 @@ from memos_core.infrastructure.vault.writing import WriteSession
 
 __all__ = ["MemVault"]
 
+T = TypeVar("T")
 IndexChoice = Literal["auto", "exact", "chroma"]
 
 COLLECTION = Prepared(select(schema.collections).where(schema.collections.c.name == bindparam("name")))
@@ -77,6 +79,7 @@ class MemVault:
             ledger, on_rebuilt=lambda count, why: self.emit("index.rebuilt", vectors=count, reason=why)
         )
         self.index_choice = index
+        self._group = GroupCommit(self.write)
         self.on_lost: LostHook = ignore_lost
         self.erase: Callable[[], object] | None = None
         """Set on a vault that is to be erased when it is closed."""
@@ -136,6 +139,23 @@ class MemVault:
             tell()
         for namespace, cube_ids in session.lost.items():
             self.on_lost(namespace, cube_ids)
+
+    def commit(self, work: Callable[[WriteSession], T]) -> T:
+        """Run ``work`` in a transaction that other threads' changes may share, so that all wait for the disk once.
+
+        What it changed is durable when this returns; where it raises, nothing of it is stored.
+
+        Args:
+            work: Returns what this is to return. Where another one's change fails, it is run again: it may leave
+                nothing behind but what it writes.
+
+        Raises:
+            VaultBusy: Another process holds the write lock for too long.
+            VaultWriteFailed: The disk refuses; nothing was changed.
+            VaultClosed: The handle is closed.
+        """
+        self.ledger.check_usable()  # before a lock that a forked child would find taken
+        return self._group.run(work)
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:

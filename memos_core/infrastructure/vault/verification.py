@@ -5,7 +5,8 @@ Read in pages, so that a large vault does not have to fit in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -17,12 +18,27 @@ from memos_core.infrastructure.vault import schema, sqlite
 from memos_core.infrastructure.vault.blobs import BlobStore
 from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.reading import ReadSession
-from memos_core.infrastructure.vault.rows import checksum, cube_of, cube_row, current, terms_crc, version_row
+from memos_core.infrastructure.vault.rows import (
+    blob_of,
+    check,
+    checksum,
+    cube_of,
+    cube_row,
+    current,
+    size_of,
+    terms_crc,
+)
 from memos_core.infrastructure.vault.values import VaultReport
 
 __all__ = ["verify"]
 
 PAGE = 500
+RELATIONS: tuple[tuple[Any, ...], ...] = (
+    (schema.tags, schema.tags.c.tag),
+    (schema.links, schema.links.c.target, schema.links.c.relation),
+    (schema.lineage, schema.lineage.c.source_id, schema.lineage.c.source_version),
+    (schema.grants, schema.grants.c.grantee, schema.grants.c.right, schema.grants.c.until),
+)
 MOMENT = from_micros(0)
 
 
@@ -34,8 +50,8 @@ def verify(connection: Connection, blobs: BlobStore) -> VaultReport:
     """
     problems = sqlite.integrity_problems(connection)
     try:
-        for check in (cubes, versions, quotas, words, vectors):
-            problems += check(connection)
+        for part in (cubes, quotas, words, vectors):
+            problems += part(connection)
         problems += blob_files(connection, blobs)
     except VaultError as error:
         # A page that cannot be read stops a check; what SQLite said about the file comes first then.
@@ -60,84 +76,117 @@ def report(connection: Connection, blobs: BlobStore) -> VaultReport:
     )
 
 
-def pages(connection: Connection, query: Select[Any], key: Any) -> Iterator[Row[Any]]:
+def pages(connection: Connection, query: Select[Any], key: Any) -> Iterator[Sequence[Row[Any]]]:
     """Yield the rows of ``query`` in the order of ``key``, a unique column, page by page."""
     last = None
     while True:
         page = query if last is None else query.where(key > last)
         rows = connection.execute(page.order_by(key).limit(PAGE)).all()
-        yield from rows
+        if rows:
+            yield rows
         if len(rows) < PAGE:
             return
         last = rows[-1]._mapping[key.name]
 
 
+# Cubes and their versions
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the ledger holds of the cubes of one page, by their ids, from a few queries for all of them.
+
+    Attributes:
+        columns: The row of the cube itself.
+        current: The row of ``rows.current``; absent where the current version or the counters are missing.
+        versions: All versions, in order.
+        relations: By table, what stands there.
+    """
+
+    columns: Mapping[str, Row[Any]]
+    current: Mapping[str, Row[Any]]
+    versions: Mapping[str, Sequence[Row[Any]]]
+    relations: Mapping[str, Mapping[str, set[tuple[Any, ...]]]]
+
+
+def held(connection: Connection, page: Sequence[Row[Any]]) -> Held:
+    c, v = schema.cubes, schema.versions
+    first, last = page[0].id, page[-1].id
+
+    def grouped(query: Select[Any], key: Any) -> dict[str, list[Any]]:
+        rows = connection.execute(query.where(key.between(first, last)).order_by(key))
+        return {cube_id: list(own) for cube_id, own in groupby(rows, key=lambda row: row[0])}
+
+    relations = {}
+    for table, *columns in RELATIONS:
+        rows = grouped(select(table.c.cube_id, *columns), table.c.cube_id)
+        relations[table.name] = {cube_id: {tuple(row[1:]) for row in own} for cube_id, own in rows.items()}
+    return Held(
+        columns={row.id: row for row in page},
+        current={cube_id: row for cube_id, (row,) in grouped(current(), c.c.id).items()},
+        versions=grouped(select(v).order_by(v.c.cube_id, v.c.version), v.c.cube_id),
+        relations=relations,
+    )
+
+
 def cubes(connection: Connection) -> list[str]:
-    """Check that each cube can be read, and that its searchable columns and relations say what its header says."""
+    """Check that each cube and each version can be read and is complete, and that the searchable columns and relations
+    say what the headers say."""
     problems: list[str] = []
-    stored = set(connection.scalars(select(schema.cubes.c.id)))
-    for row in pages(connection, current(), schema.cubes.c.id):
-        stored.discard(row.id)
-        try:
-            cube = cube_of(row, MOMENT)
-        except VaultDamaged as error:
-            problems += error.problems
-            continue
-        problems += columns(connection, cube)
-    return problems + [f"cube {cube_id}: its current version or its counters are missing" for cube_id in sorted(stored)]
+    session = ReadSession(connection, MOMENT)
+    for page in pages(connection, select(schema.cubes), schema.cubes.c.id):
+        there = held(connection, page)
+        for cube_id in there.columns:
+            problems += one_cube(session, there, cube_id)
+    return problems
 
 
-def columns(connection: Connection, cube: MemCube) -> list[str]:
-    c = schema.cubes
-    row = connection.execute(select(c).where(c.c.id == cube.id)).one()._mapping
+def one_cube(session: ReadSession, there: Held, cube_id: str) -> list[str]:
+    if cube_id not in there.current:
+        return [f"cube {cube_id}: its current version or its counters are missing"]
+    try:
+        cube = cube_of(there.current[cube_id], MOMENT)
+    except VaultDamaged as error:
+        return list(error.problems)
+    return columns(there, cube) + versions(session, there.versions[cube_id], cube)
+
+
+def columns(there: Held, cube: MemCube) -> list[str]:
+    row = there.columns[cube.id]._mapping
     wrong = [name for name, value in cube_row(cube).items() if row[name] != value]
     descriptive = cube.header.descriptive
-    relations: tuple[tuple[Any, set[Any]], ...] = (
-        ((schema.tags.c.tag,), {(tag,) for tag in descriptive.tags}),
-        (
-            (schema.links.c.target, schema.links.c.relation),
-            {(link.target, link.relation) for link in descriptive.links},
-        ),
-        ((schema.lineage.c.source_id, schema.lineage.c.source_version), set(descriptive.lineage.sources)),
-        (
-            (schema.grants.c.grantee, schema.grants.c.right, schema.grants.c.until),
-            {(grant.grantee, grant.right, micros(grant.until)) for grant in cube.header.governance.grants},
-        ),
-    )
-    for own, expected in relations:
-        table = own[0].table
-        held = {tuple(found) for found in connection.execute(select(*own).where(table.c.cube_id == cube.id))}
-        wrong += [table.name] if held != expected else []
+    expected = {
+        "tags": {(tag,) for tag in descriptive.tags},
+        "links": {(link.target, link.relation) for link in descriptive.links},
+        "lineage": set(descriptive.lineage.sources),
+        "grants": {(grant.grantee, grant.right, micros(grant.until)) for grant in cube.header.governance.grants},
+    }
+    wrong += [name for name, own in expected.items() if there.relations[name].get(cube.id, set()) != own]
     return [f"cube {cube.id}: {name} is not what its header says" for name in wrong]
 
 
-def versions(connection: Connection) -> list[str]:
-    """Check that the versions of each cube are complete and can be read."""
-    problems: list[str] = []
-    session = ReadSession(connection, MOMENT)
-    v = schema.versions
-    for row in pages(connection, current(), schema.cubes.c.id):
-        numbers = connection.scalars(select(v.c.version).where(v.c.cube_id == row.id).order_by(v.c.version)).all()
+def versions(session: ReadSession, rows: Sequence[Row[Any]], cube: MemCube) -> list[str]:
+    """Check that the versions of a cube are complete and can be read."""
+    problems = []
+    numbers, item = [row.version for row in rows], cube.header.descriptive.item
+    if numbers != list(range(item.oldest if item else 1, cube.version + 1)):
+        problems.append(f"cube {cube.id}: version {cube.version} is current, but there are {numbers}")
+    for row in rows:
         try:
-            cube = cube_of(row, MOMENT)
-            item = cube.header.descriptive.item
-            if list(numbers) != list(range(item.oldest if item else 1, row.version + 1)):
-                problems.append(f"cube {row.id}: version {row.version} is current, but there are {list(numbers)}")
-            for record in session._versions(cube):
-                problems += version_columns(connection, record.cube)
+            check(row.header, row.header_digest, f"cube {cube.id}: header of version {row.version}")
+            problems += version_columns(session._version(cube, row), row)
         except VaultDamaged as error:
             problems += error.problems
-    return list(dict.fromkeys(problems))
+    return problems
 
 
-def version_columns(connection: Connection, cube: MemCube) -> list[str]:
-    v = schema.versions
-    query = select(v).where(v.c.cube_id == cube.id, v.c.version == cube.version)
-    row = connection.execute(query).one()._mapping
-    expected = version_row(cube, author="", reason="", committed=MOMENT)
-    names = ("digest", "blob_address", "size_bytes")
+def version_columns(cube: MemCube, row: Row[Any]) -> list[str]:
+    found = {"digest": cube.digest, "blob_address": blob_of(cube), "size_bytes": size_of(cube)}
+    stored = row._mapping
     return [
-        f"cube {cube.id}: {name} of version {cube.version} is wrong" for name in names if row[name] != expected[name]
+        f"cube {cube.id}: {name} of version {row.version} is wrong"
+        for name, value in found.items()
+        if stored[name] != value
     ]
 
 
@@ -156,22 +205,17 @@ def words(connection: Connection) -> list[str]:
     """Check the words of each passage against their checksum and sum."""
     p, t = schema.passages, schema.postings
     problems: list[str] = []
-    last = 0
-    while True:
-        passages = connection.execute(select(p).where(p.c.id > last).order_by(p.c.id).limit(PAGE)).all()
-        if not passages:
-            return problems
-        ids = [row.id for row in passages]
-        query = select(t.c.passage_id, t.c.term, t.c.count, t.c.namespace_id).where(t.c.passage_id.in_(ids))
-        rows = connection.execute(query.order_by(t.c.passage_id)).all()
-        terms = {key: list(group) for key, group in groupby(rows, key=lambda row: row.passage_id)}
-        for row in passages:
+    for page in pages(connection, select(p), p.c.id):
+        query = select(t.c.passage_id, t.c.term, t.c.count, t.c.namespace_id)
+        rows = connection.execute(query.where(t.c.passage_id.between(page[0].id, page[-1].id)).order_by(t.c.passage_id))
+        terms = {key: [tuple(row) for row in group] for key, group in groupby(rows, key=lambda row: row[0])}
+        for row in page:
             own = terms.get(row.id, [])
-            pairs = [(entry.term, entry[2]) for entry in own]
-            strays = any(entry.namespace_id != row.namespace_id for entry in own)
+            pairs = [(term, count) for _, term, count, _ in own]
+            strays = any(namespace_id != row.namespace_id for *_, namespace_id in own)
             if strays or terms_crc(pairs) != row.terms_crc or sum(count for _, count in pairs) != row.length:
                 problems.append(f"passage {row.id} of cube {row.cube_id}: its words are not what was written")
-        last = ids[-1]
+    return problems
 
 
 def vectors(connection: Connection) -> list[str]:
@@ -179,7 +223,8 @@ def vectors(connection: Connection) -> list[str]:
     query = select(v.c.passage_id, v.c.data, v.c.crc, k.c.dimension).join_from(v, k)
     return [
         f"passage {row.passage_id}: vector does not match its checksum"
-        for row in pages(connection, query, v.c.passage_id)
+        for page in pages(connection, query, v.c.passage_id)
+        for row in page
         if len(row.data) != 4 * row.dimension or checksum(row.data) != row.crc
     ]
 

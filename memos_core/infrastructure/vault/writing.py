@@ -19,7 +19,7 @@ from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, Inva
 from memos_core.infrastructure.vault import erasure, granting, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
 from memos_core.infrastructure.vault.inserting import NewCube, NewRows
-from memos_core.infrastructure.vault.prepared import NewRow, Prepared
+from memos_core.infrastructure.vault.prepared import Change, NewRow, Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import cube_row, size_of
 from memos_core.infrastructure.vault.values import (
@@ -51,6 +51,21 @@ COLLECTION = Prepared(
         schema.collections.c.name == bindparam("name")
     )
 )
+STORED = Prepared(
+    select(schema.cubes.c.version).where(
+        schema.cubes.c.id == bindparam("cube_id"), schema.cubes.c.namespace_id == bindparam("namespace_id")
+    )
+)
+REPLACED = Change(
+    update(schema.cubes)
+    .where(schema.cubes.c.id == bindparam("cube_id"))
+    .values(dict.fromkeys(column.name for column in schema.cubes.c if column.name not in ("id", "namespace_id")))
+)
+HAS_PASSAGES = Prepared(select(schema.passages.c.id).where(schema.passages.c.cube_id == bindparam("cube_id")).limit(1))
+UNRELATED = [
+    Change(delete(table).where(table.c.cube_id == bindparam("of_cube")))
+    for table in (schema.tags, schema.links, schema.lineage)
+]
 NEW_CUBE, NEW_NAMESPACE, NEW_COLLECTION = map(NewRow, (schema.cubes, schema.namespaces, schema.collections))
 NEW_AUDIT = NewRow(schema.audit)
 
@@ -120,10 +135,9 @@ class WriteSession(ReadSession):
         return self.find_duplicates(namespace, [dedup_key], now).get(dedup_key)
 
     def find_duplicates(self, namespace: str, dedup_keys: Sequence[str], now: datetime) -> dict[str, tuple[str, int]]:
-        """Return id and version of the live cube that holds each of these keys which is held; see ``find_duplicate``.
-
-        Cubes that ``collect`` was given count once they were sent.
-        """
+        """Return id and version of the live cube that holds each of the keys, as ``find_duplicate`` does."""
+        if self._waiting:
+            self._insert_cubes()
         own, found = self._namespace_id(namespace), {}
         for key in dedup_keys:
             row = HOLDER.first(self._raw, namespace_id=own, dedup_key=key)
@@ -226,10 +240,21 @@ class WriteSession(ReadSession):
             raise InvalidInput(f"memory {cube.id} is at version {version}; {cube.version} does not follow it")
         cube = granting.with_grants(cube, granting.grants_of(self, cube.id))  # a header read earlier may hold old ones
         row = {**cube_row(cube), "state": str(cube.state), "dedup_key": dedup_key}
-        self._update_row(cube.id, namespace_id, row, dedup_key)
+        try:
+            REPLACED.run(self.connection, {**row, "cube_id": cube.id})
+        except self._raw.dialect.loaded_dbapi.IntegrityError as error:
+            raise CubeConflict(cube.id, self._holder(namespace_id, dedup_key) or cube.id) from error
         self._write_relations(cube)
-        self._add_version(cube, namespace_id, author=author, reason=reason)
-        erasure.remove_passages(self, [cube.id], queue=self.queues)
+        self._rows.add_version(
+            cube,
+            namespace_id,
+            author=author,
+            reason=reason,
+            committed=self.now,
+            header=(row["header"], row["header_digest"]),
+        )
+        if HAS_PASSAGES.first(self.connection, cube_id=cube.id):
+            erasure.remove_passages(self, [cube.id], queue=self.queues)
         self._add_passages(cube.id, namespace_id, passages, collection)
 
     def set_state(self, cube_id: str, state: State, *, author: str, reason: str) -> None:
@@ -318,12 +343,10 @@ class WriteSession(ReadSession):
         if cube.shared:
             raise InvalidInput(f"memory {cube.id} is shared by {cube.owner}, who alone can change it")
         namespace_id = self._namespace_id(cube.header.governance.namespace)
-        c = schema.cubes
-        own = (c.c.id == cube.id, c.c.namespace_id == namespace_id)
-        version = self.connection.scalar(select(c.c.version).where(*own))
-        if version is None:
+        row = STORED.first(self.connection, cube_id=cube.id, namespace_id=namespace_id)
+        if row is None:
             raise CubeNotFound(cube.id)
-        return namespace_id, version
+        return namespace_id, int(row.version)
 
     def _update_row(self, cube_id: str, namespace_id: int, row: Mapping[str, Any], dedup_key: str | None) -> None:
         try:
@@ -335,12 +358,9 @@ class WriteSession(ReadSession):
         row = HOLDER.first(self._raw, namespace_id=namespace_id, dedup_key=dedup_key)
         return None if row is None else str(row[0])
 
-    def _add_version(self, cube: MemCube, namespace_id: int, *, author: str, reason: str) -> None:
-        self._rows.add_version(cube, namespace_id, author=author, reason=reason, committed=self.now)
-
     def _write_relations(self, cube: MemCube) -> None:
-        for table in (schema.tags, schema.links, schema.lineage):
-            self.connection.execute(delete(table).where(table.c.cube_id == cube.id))
+        for change in UNRELATED:
+            change.run(self.connection, {"of_cube": cube.id})
         self._rows.add_relations(cube)
 
     def _add_passages(self, cube_id: str, namespace_id: int, passages: Sequence[Passage], collection: str) -> None:
