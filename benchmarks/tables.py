@@ -68,14 +68,8 @@ def exact(cases: dict[str, Any], name: str, count: int) -> str:
 def kv_speed() -> str:
     """Time to the first token, against computing the whole prompt."""
     result = load(RESULTS / "kv_speed.json")
-    ways = (
-        "full_prompt",
-        "transformers_reuse",
-        "stored_kv_ram",
-        "stored_kv_warm_disk",
-        "stored_kv_cold_disk",
-        "question_alone",
-    )
+    kept = ("stored_kv_ram", "stored_kv_warm_disk", "stored_kv_cold_disk")
+    ways = ("full_prompt", "transformers_reuse", *kept, "question_alone")
     rows = []
     for tokens, row in result["ttft"].items():
         seconds = {way: row["seconds"][way]["median"] for way in ways}
@@ -85,16 +79,8 @@ def kv_speed() -> str:
         ups = [f" ({seconds['full_prompt'] / seconds[way]:.1f}x)" if 0 < place < 5 else "" for place, way in
                enumerate(ways)]  # fmt: skip
         rows.append([tokens, *(cell + up for cell, up in zip(cells, ups, strict=True))])
-    head = [
-        "memory tokens",
-        "whole prompt",
-        "transformers, deep copy",
-        "stored KV, RAM",
-        "stored KV, warm disk",
-        "stored KV, cold disk",
-        "question alone",
-    ]
-    return table(head, rows)
+    stored = [f"stored KV, {place}" for place in ("RAM", "warm disk", "cold disk")]
+    return table(["memory tokens", "whole prompt", "transformers, deep copy", *stored, "question alone"], rows)
 
 
 def kv_storage() -> str:
@@ -139,6 +125,21 @@ def kv_prefetch() -> str:
             [codec, str(row["prompt_tokens"]), *(f"{row['seconds'][way] * 1000:.0f} ms" for way in ways),
              f"{row['ahead_against_disk']:.2f}x"]
             for codec, row in result["codecs"].items()
+        ],
+    )  # fmt: skip
+
+
+def lora_batch() -> str:
+    """Requests under different adapters at once against one after the other."""
+    result = load(RESULTS / "lora_batch.json")
+    made = result["workload"]["tokens"]
+    return table(
+        ["requests, each with its own adapter", "one by one", "together", "faster by"],
+        [
+            [str(row["requests"]),
+             *(f"{row['requests'] * made / row[way]:.0f} tokens/s" for way in ("alone", "together")),
+             f"{row['speed_up']:.1f}x"]
+            for row in result["batches"]
         ],
     )  # fmt: skip
 
@@ -439,6 +440,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kv_storage": kv_storage,
     "kv_grid": kv_grid,
     "kv_prefetch": kv_prefetch,
+    "lora_batch": lora_batch,
     "kv_composition": kv_composition,
     "kv_composition_answers": kv_composition_answers,
     "kv_batch": kv_batch,

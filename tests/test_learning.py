@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from memos_core import HFEngine, LearningSettings, MemOS, Scope
+from memos_core import HFEngine, Judgement, LearningSettings, MemOS, Scope
 from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import Recall, RecalledCube, lineage_of
@@ -183,6 +183,14 @@ def test_feedback_that_says_nothing_is_refused(ada: Scope, given: dict[str, str]
         ada.feedback(ids, **given)
     with pytest.raises(InvalidInput):
         ada.feedback([], good=True)
+
+
+def test_feedback_on_a_context_without_memories_is_nothing(ada: Scope, clock: FakeClock) -> None:
+    empty = ada.context("What is the cat called?", max_tokens=400)
+    fill(ada)
+    ask(ada, clock, "What is the cat called?", "Biscuit")
+    assert ada.feedback(empty, good=False, answer="Biscuit") == Judgement((), False, {}, recalled=False)
+    assert {cube.verdict for each in recalls(ada) for cube in each.cubes} == {None}
 
 
 def test_a_granted_memory_keeps_its_owners_counters(memos: MemOS, ada: Scope) -> None:

@@ -145,6 +145,8 @@ class MemFeedback:
         if answer is not None and (plan is None or isinstance(about, Reply)):
             raise InvalidInput("answer= belongs to a context; a reply holds its answer already")
         cube_ids = list(plan.cube_ids) if plan is not None else named(about)
+        if not cube_ids:  # the plan holds no memory: nothing to judge
+            return Judgement((), good, {}, recalled=False)
         used = {} if plan is None or answer is None else self._used(plan, answer)
         self.flush()
         with self.vault.write() as session:
