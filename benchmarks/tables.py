@@ -129,6 +129,21 @@ def kv_prefetch() -> str:
     )  # fmt: skip
 
 
+def lora_batch() -> str:
+    """Requests under different adapters at once against one after the other."""
+    result = load(RESULTS / "lora_batch.json")
+    made = result["workload"]["tokens"]
+    return table(
+        ["requests, each with its own adapter", "one by one", "together", "faster by"],
+        [
+            [str(row["requests"]),
+             *(f"{row['requests'] * made / row[way]:.0f} tokens/s" for way in ("alone", "together")),
+             f"{row['speed_up']:.1f}x"]
+            for row in result["batches"]
+        ],
+    )  # fmt: skip
+
+
 def kv_decode() -> str:
     """Time of a token after a long memory."""
     result = load(RESULTS / "kv_speed_28_layers.json")["decode"]
@@ -425,6 +440,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kv_storage": kv_storage,
     "kv_grid": kv_grid,
     "kv_prefetch": kv_prefetch,
+    "lora_batch": lora_batch,
     "kv_composition": kv_composition,
     "kv_composition_answers": kv_composition_answers,
     "kv_batch": kv_batch,

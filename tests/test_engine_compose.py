@@ -59,7 +59,7 @@ def test_every_memory_comes_from_its_own_kv_and_the_plan_says_so(mode: Mode, fam
     assert "approximately" in reply.plan.memories[1].reason
     assert f"{mode} against computing everything: self-contained " in notes(reply)
     assert "approximate" in notes(reply)
-    assert "kv-2, kv-3" in notes(reply)
+    assert "kv-2 (from disk), kv-3 (from disk)" in notes(reply)
     assert reply.usage.prompt_tokens == exact.usage.prompt_tokens
     assert reply.usage.memory_tokens > 30
     assert reply.plan.prefix_cube_id == "kv-1"
