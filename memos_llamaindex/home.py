@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from memos_core import MemOS, Scope, resolve_scope
 
@@ -28,10 +28,13 @@ def scope_for(
 
 
 class Handle:
-    """What leads to a memory, or a model, of this process: it is not pickled.
+    """What leads to a memory, or a model, of this process: it is not pickled, and a deep copy is itself.
 
     LlamaIndex drops what cannot be pickled from a component, and from the one that stays too, which then fails later.
     """
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self
 
     def __getstate__(self) -> dict[Any, Any]:
         raise TypeError(

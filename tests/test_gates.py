@@ -1,4 +1,4 @@
-"""What an adapter must show: the figures, what is counted as lost, and adapters that fail."""
+"""What an adapter must show: the figures, what is counted as lost, and adapters that fail and one that passes."""
 
 from __future__ import annotations
 
@@ -92,3 +92,24 @@ def test_conflicting_memories_fail_and_stay_text(tmp_path: Path, reader: HFEngin
         with pytest.raises(GateFailed, match="recall 0"):
             memos._layers.transforms.commit(Principal("ada"), proposal)
         assert ada.count(type="parametric") == 0
+
+
+def test_one_fact_passes_every_gate_and_answers_without_a_memory_in_the_prompt(
+    tmp_path: Path, reader: HFEngine
+) -> None:
+    with MemOS.open(tmp_path / "memory", engine=reader, embedder=HashEmbedder()) as memos:
+        ada = memos.scope("ada")
+        cube_id = ada.add("My cat is called Biscuit.").cube_id or ""
+        lora = ada.transform(cube_id, to="parametric")
+        gates = lora.header.descriptive.lineage.parameters["gates"]
+        assert isinstance(gates, list)
+        assert len(gates) == 7
+        reply = ada.chat("What is my cat called?", inject="lora", strict=True, max_tokens=16)
+        text = ada.chat("What is my cat called?", inject="text", max_tokens=16)
+        off = ada.chat("What is my cat called?", inject="off", max_tokens=16)
+        assert reply.text == text.text == "Biscuit"
+        assert off.text != "Biscuit"
+        assert reply.usage.carried_tokens > 0
+        assert reply.usage.prompt_tokens == off.usage.prompt_tokens
+        # What the prompt says goes before what an adapter holds.
+        assert ada.chat("What is Rikke's dog called?", inject="lora", max_tokens=16).text == "I do not know"

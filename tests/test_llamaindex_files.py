@@ -275,6 +275,7 @@ def test_what_leads_to_a_memory_is_not_pickled_and_stays_whole(ada: Scope) -> No
     assert llm.memory is ada
     assert store.get_nodes() == []
     assert copy.deepcopy(llm).memory is ada
+    assert copy.deepcopy(store) is store
 
 
 def test_an_argument_that_is_not_known_is_refused(ada: Scope) -> None:

@@ -6,8 +6,6 @@ file of annotated conversations it shows what is recalled for real questions and
 
 from __future__ import annotations
 
-import json
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,10 +18,17 @@ import typer
 from pydantic import JsonValue
 from rich.text import Text
 
-import memos_core
-from memos_core.cube import normalised
 from memos_core.interface.cli_terminal import Terminal
 from memos_core.interface.cli_views import columns, short
+from memos_core.interface.demo_adapters import (
+    FACTS,
+    Distilled,
+    distilled,
+    distilled_json,
+    show_distilled,
+    teachable,
+)
+from memos_core.interface.demo_questions import DATA, BundledQuestion, bundled_questions, same_answer
 from memos_core.interface.evidence import (
     CUTOFFS,
     Evidence,
@@ -36,9 +41,8 @@ from memos_core.interface.ingest import IngestReport, ingest
 from memos_core.records import Inject, Reply
 from memos_core.scope import Scope
 
-__all__ = ["BundledQuestion", "Trial", "bundled_questions", "demo", "same_answer"]
+__all__ = ["DATA", "BundledQuestion", "Trial", "bundled_questions", "demo", "same_answer"]
 
-DATA = Path(memos_core.__file__).parent / "data"
 USER = "demo"
 MODES: tuple[Inject, ...] = ("off", "text", "kv")
 SHOWN_QUESTIONS = 12
@@ -55,6 +59,9 @@ def demo(
     model: Annotated[
         str, typer.Option(help="Model that answers: memos-reader, the bundled one, or a folder or hub id.")
     ] = "memos-reader",
+    lora: Annotated[
+        bool, typer.Option("--lora/--no-lora", help=f"Distil {FACTS} memories into adapters, some 25 CPU seconds each.")
+    ] = True,
 ) -> None:
     """Show the main job: ingest a conversation, ask questions, answer from memory.
 
@@ -62,7 +69,7 @@ def demo(
     """
     with demo_vault(terminal) as inner:
         if input is None:
-            answer_bundled(inner, limit, model)
+            answer_bundled(inner, limit, model, adapters=FACTS if lora else 0)
         else:
             recall_evidence(inner, input, limit)
 
@@ -82,16 +89,6 @@ def demo_vault(terminal: Terminal) -> Iterator[Terminal]:
 
 
 @dataclass(frozen=True, slots=True)
-class BundledQuestion:
-    """A question about the bundled conversation, its answer, and the turns that hold it."""
-
-    text: str
-    answer: str
-    refs: tuple[str, ...]
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """One question and the reply of each mode."""
 
@@ -108,27 +105,7 @@ class Trial:
         return recalled.issuperset(self.question.refs)
 
 
-def bundled_questions(limit: int | None = None) -> list[BundledQuestion]:
-    """Return the questions about the bundled conversation, or ``limit`` of them spread evenly."""
-    lines = (DATA / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
-    questions = [
-        BundledQuestion(row["question"], row["answer"], tuple(row.get("refs", ())), row.get("kind", "")) for row in rows
-    ]
-    count = min(limit or len(questions), len(questions))
-    return [questions[number * len(questions) // count] for number in range(count)]
-
-
-def same_answer(given: str, expected: str) -> bool:
-    """Tell whether two answers are the same but for case, white space, punctuation at the ends and an article."""
-
-    def bare(text: str) -> str:
-        return re.sub(r"^(the|a|an) ", "", normalised(text).strip(" .,;:!?\"'"))
-
-    return bare(given) == bare(expected)
-
-
-def answer_bundled(terminal: Terminal, limit: int | None, model: str) -> None:
+def answer_bundled(terminal: Terminal, limit: int | None, model: str, *, adapters: int) -> None:
     """Ingest the bundled conversation and let a model answer the questions in every mode."""
     from memos_core.engine import HFEngine
 
@@ -145,10 +122,23 @@ def answer_bundled(terminal: Terminal, limit: int | None, model: str) -> None:
             for number, question in enumerate(questions, start=1):
                 trials.append(tried(scope, question))
                 progress(number, len(questions))
+        rows = distilled_some(terminal, scope, trials, adapters)
     if terminal.as_json:
-        terminal.document(trials_json(report, trials))
-    else:
-        show_trials(terminal, report, trials)
+        terminal.document({**trials_json(report, trials), "adapters": distilled_json(rows)})
+        return
+    show_trials(terminal, report, trials)
+    if rows:
+        typer.echo("\nsome of these memories alone, in every form:\n")
+        show_distilled(terminal, rows)
+
+
+def distilled_some(terminal: Terminal, scope: Scope, trials: Sequence[Trial], count: int) -> list[Distilled]:
+    """Distil the memories of the first questions that allow it, ``count`` at most."""
+    pairs = list(teachable([(trial.question, trial.replies["text"]) for trial in trials]))[:count]
+    if not pairs:
+        return []
+    with terminal.progress(f"distilling {len(pairs)} memories into adapters") as progress:
+        return distilled(scope, pairs, progress)
 
 
 def tried(scope: Scope, question: BundledQuestion) -> Trial:

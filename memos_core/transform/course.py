@@ -18,18 +18,18 @@ from memos_core.transform.study import Question, StudyTemplates, study, words_of
 __all__ = ["Course", "Exam", "Maker", "Sizes"]
 
 CONTEXTS = 6
-"""Contexts of other memories in which each question is asked, besides none at all."""
+"""Contexts of other memories in which each form of a question is asked."""
 EXAM_CONTEXTS = 3
 MOST_BESIDE = 5
 """Most foreign memories in such a context."""
 CLOSE, CLOSE_LEARNED = 0.15, 0.3
 """Share of memories that come close to the own among those beside a question, and beside an own one that is learned."""
-DROPPED = 2
-"""Shortened forms of each question: words that the memory does not hold are left out at random, so that what is
-learned does not hang on the words around."""
+DROPPED, DROPPED_ALONE = 2, 6
+"""Shortened forms of each question, in contexts and alone: words that the memory does not hold are left out at random,
+so that what is learned does not hang on the words around."""
 SHARPENED = 2
-"""Power of the teacher's distribution where what it says is to be kept. Answers change first where the model is least
-sure, and an adapter that makes it no less sure changes none."""
+"""Power of the teacher's distribution. Answers change first where the model is least sure, and an adapter that makes it
+no less sure changes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,8 @@ class Maker:
             fact = lesson.question.fact
             if fact not in right and lesson.question.answered_by(reading.text(lesson.answer)):
                 right.add(fact)
-                self.taught[fact] = lesson
-            self.taught.setdefault(fact, lesson)
+                self.taught[fact] = sharpened(lesson)
+            self.taught.setdefault(fact, sharpened(lesson))
         return len(self.taught) - len(right)
 
     def told(self, lessons: Sequence[Lesson]) -> list[Lesson]:
@@ -166,16 +166,16 @@ class Maker:
         """Yield what is worth keeping of what the model says by itself: not what it reads wrong."""
         for each in lessons:
             if not each.start or each.question.answered_by(self.reading.text(each.answer)):
-                weights = each.top_weights**SHARPENED
-                yield replace(each, top_weights=weights / weights.sum(-1, keepdim=True))
+                yield sharpened(each)
 
     def own(self, questions: Sequence[Question], others: Sequence[MemCube]) -> Iterator[Lesson]:
         """Yield the questions, and shortened forms of them, alone and among other memories, rivals too."""
         for question in questions:
-            cube = self.cubes[question.cube]
-            for each in (question, *(shortened(question, cube, self.rng) for _ in range(DROPPED))):
-                counts = [0, *(self.rng.randint(1, MOST_BESIDE) for _ in range(CONTEXTS))]
-                for count in counts:
+            shorter = [shortened(question, self.cubes[question.cube], self.rng) for _ in range(DROPPED_ALONE)]
+            yield from (self.ask(each, []) for each in (question, *shorter))
+            for each in (question, *shorter[:DROPPED]):
+                for _ in range(CONTEXTS):
+                    count = self.rng.randint(1, MOST_BESIDE)
                     yield self.ask(each, self.beside(others, self.to_learn, count, close=CLOSE_LEARNED))
 
     def beside(
@@ -272,6 +272,12 @@ class Maker:
 def answered_as(lesson: Lesson, taught: Lesson) -> Lesson:
     """Return ``lesson`` with the answer of another, and how likely each of its tokens was there."""
     return replace(lesson, answer=taught.answer, top_ids=taught.top_ids, top_weights=taught.top_weights)
+
+
+def sharpened(lesson: Lesson) -> Lesson:
+    """Return ``lesson`` with a teacher that is surer of what it says."""
+    weights = lesson.top_weights**SHARPENED
+    return replace(lesson, top_weights=weights / weights.sum(-1, keepdim=True))
 
 
 def shortened(question: Question, cube: MemCube, rng: random.Random) -> Question:

@@ -48,7 +48,7 @@ class DistillSettings(BaseModel):
     Attributes:
         rank: Rank of the adapter.
         targets: Ends of the names of the modules that it acts on; empty: all linear ones but the head.
-        steps: Most steps; None: 60, and 25 for each statement that is taught, 1,500 at most.
+        steps: Most steps; None: 75, and 25 for each statement that is taught, 1,500 at most.
         batch: Own lessons in a step.
         foreign_batch: Foreign lessons in a step.
         quiet_batch: Quiet lessons in a step.
@@ -67,12 +67,12 @@ class DistillSettings(BaseModel):
     rank: int = Field(default=4, gt=0)
     targets: tuple[str, ...] = ()
     steps: int | None = Field(default=None, gt=0)
-    batch: int = Field(default=12, gt=0)
+    batch: int = Field(default=16, gt=0)
     foreign_batch: int = Field(default=18, ge=0)
     quiet_batch: int = Field(default=10, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
-    locality: float = Field(default=2.0, ge=0)
-    quiet: float = Field(default=10.0, ge=0)
+    locality: float = Field(default=1.0, ge=0)
+    quiet: float = Field(default=5.0, ge=0)
     whitening: float = Field(default=0.01, ge=0)
     peers: float = Field(default=0.5, ge=0, le=1)
     patience: int = Field(default=6, gt=0)
@@ -81,7 +81,7 @@ class DistillSettings(BaseModel):
 
     def most_steps(self, facts: int = 1) -> int:
         """Return the most steps for that many statements."""
-        return self.steps or min(60 + 25 * facts, 1500)
+        return self.steps or min(75 + 25 * facts, 1500)
 
     def for_facts(self, facts: int) -> DistillSettings:
         """Return the settings with their steps written out."""

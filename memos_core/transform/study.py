@@ -179,7 +179,7 @@ def words_of(text: str) -> str:
     return f" {' '.join(WORDS.findall(text.casefold()))} "
 
 
-def study(cubes: Sequence[MemCube], templates: StudyTemplates, *, held_out: int = 2) -> Study:
+def study(cubes: Sequence[MemCube], templates: StudyTemplates, *, held_out: int = 1) -> Study:
     """Return the questions that ``cubes`` answer.
 
     Args:
