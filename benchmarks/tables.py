@@ -422,32 +422,10 @@ def headlines() -> str:
     return table(["on a CPU", "MemOS", "compared with"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "improvement": improvement,
-    "overhead": overhead,
-    "policy_answers": policy_answers,
-    "request_time": request_time,
-    "headlines": headlines,
-    "recall": recall,
-    "writes": writes,
-    "items": items,
-    "latency": latency,
-    "lora": lora,
-    "evidence_recall": evidence_recall,
-    "reader": reader,
-    "kv_speed": kv_speed,
-    "kv_decode": kv_decode,
-    "kv_storage": kv_storage,
-    "kv_grid": kv_grid,
-    "kv_prefetch": kv_prefetch,
-    "lora_batch": lora_batch,
-    "kv_composition": kv_composition,
-    "kv_composition_answers": kv_composition_answers,
-    "kv_batch": kv_batch,
-    "langchain_agent": langchain_agent,
-    "pathways": pathways,
-    "cross_model": cross_model,
-}
+MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, writes, items)
+MODEL = (latency, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
+STORED_KV = (kv_speed, kv_decode, kv_storage, kv_grid, kv_prefetch, kv_composition, kv_composition_answers, kv_batch)
+TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV)}
 
 
 def filled(text: str) -> str:

@@ -72,7 +72,9 @@ def test_stored_kv_serves_alike_from_memory_and_from_disk(codec: str, family: st
     assert {memory.placed for memory in kept.plan.memories} == {Placement.KV}
     served = f"{payload.token_count} of {kept.usage.prompt_tokens} tokens from stored KV kv-1"
     approximate = codec != "raw"
-    assert kept.plan.notes[0] == (f"{served} ({codec}, approximate)" if approximate else served)
+    told = f"{served} ({codec}, approximate)" if approximate else served
+    assert kept.plan.notes[0] == f"{told}, from RAM"
+    assert read.plan.notes[0] == f"{told}, from disk"
     assert (f"it is stored as {codec}, approximate" in built.plan.notes) == approximate
     assert built.text == engine(family).generate(ask("text", memories)).text
 

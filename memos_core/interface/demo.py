@@ -60,8 +60,8 @@ def demo(
         str, typer.Option(help="Model that answers: memos-reader, the bundled one, or a folder or hub id.")
     ] = "memos-reader",
     lora: Annotated[
-        bool, typer.Option("--lora/--no-lora", help=f"Distil {FACTS} memories into adapters, some 25 CPU seconds each.")
-    ] = True,
+        bool, typer.Option("--lora/--no-lora", help=f"Distil {FACTS} memories into adapters, some 35 CPU seconds each.")
+    ] = False,
 ) -> None:
     """Show the main job: ingest a conversation, ask questions, answer from memory.
 
