@@ -34,11 +34,11 @@ from memos_core.infrastructure.vault.learning import Recall, RecalledCube
 from memos_core.interface.evidence import read_evidence
 from memos_core.interface.ingest import ingest
 from memos_core.interface.reader import MemReader
-from memos_core.operation.experience import Experience, past_of
-from memos_core.operation.fitting import Trust, fitted
-from memos_core.operation.lessons import lessons_of, uses_of
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.search import Look
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.search import Look
+from memos_core.operation.learning.experience import Experience, past_of
+from memos_core.operation.learning.fitting import Trust, fitted
+from memos_core.operation.learning.lessons import lessons_of, uses_of
 from memos_core.principal import Principal
 from tools.ranker.examples import KeptVectors, examples_of_file, examples_of_talks, refs_of
 from tools.ranker.talks import make_talk
@@ -274,7 +274,7 @@ def used_of(gold: Sequence[bool], noise: Noise, rng: Random) -> list[bool]:
 
 
 def padded(signals: NDArray[np.float32]) -> tuple[float, ...]:
-    from memos_core.operation.experience import ALL_SIGNALS
+    from memos_core.operation.learning.experience import ALL_SIGNALS
 
     own = signals.tolist()
     return (*own, *[0.0] * (len(ALL_SIGNALS) - len(own)))

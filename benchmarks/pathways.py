@@ -35,7 +35,7 @@ from memos_core.engine.base import BuiltActivation, BuiltAdapter
 from memos_core.engine.kv.cartridge import CODEC, decode_cartridge
 from memos_core.engine.kv.codec import decode
 from memos_core.errors import GateFailed
-from memos_core.operation.transforms import payload_of
+from memos_core.operation.forms.transforms import payload_of
 from memos_core.principal import Principal
 from memos_core.testing import HashEmbedder
 from memos_core.transform.base import Peer, Proposal

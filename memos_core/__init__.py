@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from memos_core.item import DeleteItem, FindItems, FoundItem, GetItem, Item, ListPaths, PathPattern, PutItem
     from memos_core.memos import MemOS
     from memos_core.operation.evolve import EvolutionPolicy
-    from memos_core.operation.feedback import Judgement
-    from memos_core.operation.item_writing import ItemTransaction
-    from memos_core.operation.items import ItemIndex
+    from memos_core.operation.items.items import ItemIndex
+    from memos_core.operation.items.writing import ItemTransaction
     from memos_core.operation.jobs import JobSettings
-    from memos_core.operation.learning import LearningSettings
+    from memos_core.operation.learning.feedback import Judgement
+    from memos_core.operation.learning.learning import LearningSettings
     from memos_core.operation.resolving import Resolution
     from memos_core.operation.retention import RetentionPolicy
     from memos_core.records import (
@@ -94,15 +94,15 @@ HOMES = {
     "Inject": "memos_core.records",
     "InjectionPlan": "memos_core.records",
     "Item": "memos_core.item",
-    "ItemIndex": "memos_core.operation.items",
-    "ItemTransaction": "memos_core.operation.item_writing",
+    "ItemIndex": "memos_core.operation.items.items",
+    "ItemTransaction": "memos_core.operation.items.writing",
     "Items": "memos_core.interface.items",
     "Job": "memos_core.infrastructure.vault",
     "JobSettings": "memos_core.operation.jobs",
     "JobState": "memos_core.infrastructure.vault",
-    "Judgement": "memos_core.operation.feedback",
+    "Judgement": "memos_core.operation.learning.feedback",
     "LearnedWeights": "memos_core.infrastructure.vault.learning",
-    "LearningSettings": "memos_core.operation.learning",
+    "LearningSettings": "memos_core.operation.learning.learning",
     "Limits": "memos_core.infrastructure.governance",
     "ListPaths": "memos_core.item",
     "MemCube": "memos_core.cube",

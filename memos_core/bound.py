@@ -12,9 +12,9 @@ from memos_core.engine.base import Engine
 from memos_core.interface.chat import ChatPipeline
 from memos_core.operation.background import Background
 from memos_core.operation.evolve import MemEvolution
-from memos_core.operation.feedback import MemFeedback
-from memos_core.operation.forms import MemForms
-from memos_core.operation.learning import MemLearning
+from memos_core.operation.forms.forms import MemForms
+from memos_core.operation.learning.feedback import MemFeedback
+from memos_core.operation.learning.learning import MemLearning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging

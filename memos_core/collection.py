@@ -11,8 +11,8 @@ from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import InvalidInput, InvalidMemory
 from memos_core.filters import Where, parse_where
 from memos_core.infrastructure.vault.collections import CollectionSpec, Metric
-from memos_core.operation.document_search import DocumentQuery, DocumentSearch, Mode
 from memos_core.operation.documents import MemDocuments
+from memos_core.operation.finding.document_search import DocumentQuery, DocumentSearch, Mode
 from memos_core.principal import Principal, check_name
 from memos_core.records import Erasure
 from memos_core.twins import in_thread

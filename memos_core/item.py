@@ -130,7 +130,7 @@ class FindItems:
     Attributes:
         path: Segments that the path of each begins with; empty: all.
         query: What they are to be about; None: in the order in which they were first put.
-        filter: What their values must hold, as described at ``memos_core.operation.item_filters.matches``.
+        filter: What their values must hold, as described at ``memos_core.operation.items.filters.matches``.
         limit: Most items; None: all.
         offset: How many to leave out at the beginning.
         refresh: The time to live of those returned begins anew.

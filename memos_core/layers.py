@@ -15,29 +15,29 @@ from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import MemVault
 from memos_core.interface.chat import ChatPipeline
 from memos_core.interface.reader import MemReader, Reader
-from memos_core.operation.activations import ScopeActivations
-from memos_core.operation.adapters import MemAdapters
 from memos_core.operation.background import Background, TransformTask
 from memos_core.operation.chores import Chores
 from memos_core.operation.evolve import EvolutionPolicy, MemEvolution
-from memos_core.operation.feedback import MemFeedback
-from memos_core.operation.forms import MemForms
-from memos_core.operation.items import ItemOperator
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.search import SearchSettings
+from memos_core.operation.forms.activations import ScopeActivations
+from memos_core.operation.forms.adapters import MemAdapters
+from memos_core.operation.forms.forms import MemForms
+from memos_core.operation.forms.refresh import RefreshTask
+from memos_core.operation.forms.transforms import MemTransform
+from memos_core.operation.items.items import ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
-from memos_core.operation.learning import LearningSettings, LearnTask, MemLearning, queue_learning
+from memos_core.operation.learning.feedback import MemFeedback
+from memos_core.operation.learning.learning import LearningSettings, LearnTask, MemLearning, queue_learning
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
 from memos_core.operation.operator import MemOperator
 from memos_core.operation.policies import BackgroundPreference
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.refresh import RefreshTask
 from memos_core.operation.retention import MemRetention, RetentionPolicy
 from memos_core.operation.scheduler import MemScheduler
-from memos_core.operation.search import SearchSettings
 from memos_core.operation.sharing import MemSharing
 from memos_core.operation.snapshots import MemSnapshots
-from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.principal import Principal
 from memos_core.records import Reply

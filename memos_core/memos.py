@@ -22,14 +22,14 @@ from memos_core.interface.items import Items
 from memos_core.interface.reader import Reader
 from memos_core.layers import Layers, Parts, wire
 from memos_core.operation.evolve import Decision, EvolutionPolicy
-from memos_core.operation.items import ItemIndex
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.search import SearchSettings
+from memos_core.operation.items.items import ItemIndex
 from memos_core.operation.jobs import JobQueue, JobSettings
-from memos_core.operation.learning import LearningSettings
+from memos_core.operation.learning.learning import LearningSettings
 from memos_core.operation.operator import passages_of
-from memos_core.operation.ranker import Ranker
 from memos_core.operation.retention import RetentionPolicy, Tidying
 from memos_core.operation.scheduler import MemScheduler
-from memos_core.operation.search import SearchSettings
 from memos_core.principal import Principal, principal_of
 from memos_core.scope import Scope
 

@@ -30,7 +30,7 @@ from memos_core.interface.items import Items
 from memos_core.interface.reader import as_messages, as_turn
 from memos_core.interface.tokens import hosted_counter
 from memos_core.operation.background import as_ids, target_form
-from memos_core.operation.items import ItemHandle, ItemIndex
+from memos_core.operation.items.items import ItemHandle, ItemIndex
 from memos_core.operation.operator import found
 from memos_core.operation.resolving import Resolution, resolve
 from memos_core.operation.revision import revision_of

@@ -16,8 +16,8 @@ from pydantic import JsonValue
 from memos_core import HFEngine, MemOS
 from memos_core.infrastructure.vault import Job, WriteSession
 from memos_core.operation.background import TransformTask
+from memos_core.operation.forms.transforms import MemTransform
 from memos_core.operation.jobs import JobSettings, Progress, Publish
-from memos_core.operation.transforms import MemTransform
 from memos_core.operation.worker import Worker
 from memos_core.testing import HashEmbedder
 from memos_core.transform import CARTRIDGE, Material, Pathway

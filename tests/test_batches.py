@@ -8,7 +8,7 @@ import pytest
 from memos_core import MemOS
 from memos_core.errors import CubeConflict
 from memos_core.infrastructure.vault import MemVault, NewCube
-from memos_core.operation.search import SearchSettings
+from memos_core.operation.finding.search import SearchSettings
 from memos_core.testing import FakeClock, HashEmbedder
 
 

@@ -328,7 +328,7 @@ def test_a_source_that_comes_back_in_time_keeps_what_was_made_from_it(memos: Mem
     cube_id = add(ada)
     derived = ada.transform(cube_id, to="activation")
     ada.archive(cube_id)
-    from memos_core.operation.refresh import queue_refreshes
+    from memos_core.operation.forms.refresh import queue_refreshes
 
     assert queue_refreshes(ada._layers.vault, memos.jobs) == 1
     ada.archive(cube_id, archived=False)

@@ -12,7 +12,7 @@ from lora_parts import adapt
 from memos_core import EvolutionPolicy, HFEngine, MemOS, Scope
 from memos_core.cube import MemCube
 from memos_core.errors import AdapterMismatch, CubeFrozen, CubeNotFound, EngineMissing, InvalidInput
-from memos_core.operation.remaking import Remaker
+from memos_core.operation.forms.remaking import Remaker
 from memos_core.records import Placement
 from memos_core.testing import FakeClock, HashEmbedder
 from memos_core.testing.models import tiny_model

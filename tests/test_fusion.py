@@ -13,7 +13,7 @@ from memos_core import EvolutionPolicy, HFEngine, MemCube, MemOS, Scope
 from memos_core.engine.base import BuiltAdapter
 from memos_core.engine.lora.adapter import encode, peft_config
 from memos_core.errors import AdapterMismatch, AdapterOutdated, GateFailed, InvalidInput
-from memos_core.operation.fusion import together
+from memos_core.operation.forms.fusion import together
 from memos_core.principal import Principal
 from memos_core.records import Placement
 from memos_core.testing import FakeClock, HashEmbedder

@@ -18,7 +18,7 @@ from memos_core import (
 )
 from memos_core.errors import EmbedderMismatch, InvalidInput
 from memos_core.item import texts_at
-from memos_core.operation.item_filters import matches
+from memos_core.operation.items.filters import matches
 from memos_core.testing import HashEmbedder
 
 Opener = Callable[..., MemOS]

@@ -12,12 +12,12 @@ from memos_core import HFEngine, Judgement, LearningSettings, MemOS, Scope
 from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import Recall, RecalledCube, lineage_of
-from memos_core.operation.experience import ALL_SIGNALS, Experience, Use, past_of
-from memos_core.operation.fitting import Trust, fitted
-from memos_core.operation.lessons import Lesson, lessons_of, turns_of, uses_of
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.signals import SIGNALS, SITUATION
-from memos_core.operation.used import shares_used
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.signals import SIGNALS, SITUATION
+from memos_core.operation.learning.experience import ALL_SIGNALS, Experience, Use, past_of
+from memos_core.operation.learning.fitting import Trust, fitted
+from memos_core.operation.learning.lessons import Lesson, lessons_of, turns_of, uses_of
+from memos_core.operation.learning.used import shares_used
 from memos_core.principal import Principal
 from memos_core.testing import FakeClock
 

@@ -15,10 +15,10 @@ from memos_core.errors import InvalidInput, VaultError
 from memos_core.infrastructure.vault import Survey
 from memos_core.infrastructure.vault.conditions import micros
 from memos_core.infrastructure.vault.index.catalogue import ROW
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.ranking import bm25, bm25_matrix, idf_of
-from memos_core.operation.search import SearchSettings
-from memos_core.operation.signals import SIGNALS, SITUATION, Question, signals_of, situation_of
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.ranking import bm25, bm25_matrix, idf_of
+from memos_core.operation.finding.search import SearchSettings
+from memos_core.operation.finding.signals import SIGNALS, SITUATION, Question, signals_of, situation_of
 from memos_core.testing import FakeClock, HashEmbedder
 
 START = datetime(2026, 3, 2, tzinfo=UTC)

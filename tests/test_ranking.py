@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core.operation.ranking import bm25, fuse, min_max
+from memos_core.operation.finding.ranking import bm25, fuse, min_max
 
 
 @dataclass

@@ -13,9 +13,9 @@ from memos_core.errors import VaultDamaged
 from memos_core.infrastructure.vault import Survey
 from memos_core.infrastructure.vault.conditions import micros
 from memos_core.infrastructure.vault.index.catalogue import ROW
-from memos_core.operation.ranking import K1, B
-from memos_core.operation.search import best_first
-from memos_core.operation.signals import SIGNALS, Question, signals_of
+from memos_core.operation.finding.ranking import K1, B
+from memos_core.operation.finding.search import best_first
+from memos_core.operation.finding.signals import SIGNALS, Question, signals_of
 from memos_core.testing import FakeClock, HashEmbedder
 
 START = datetime(2026, 3, 2, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 from memos_core import MemOS, Scope
 from memos_core.cube import Trust
 from memos_core.errors import CubeConflict, InvalidInput
-from memos_core.operation.search import SearchSettings
+from memos_core.operation.finding.search import SearchSettings
 from memos_core.testing import FakeClock, HashEmbedder
 
 

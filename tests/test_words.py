@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core.operation.words import query_words, words
+from memos_core.operation.finding.words import query_words, words
 
 
 @pytest.mark.parametrize(

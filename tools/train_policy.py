@@ -18,8 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from memos_core.operation.finding.ranker import Ranker
 from memos_core.operation.policies.learned import WEIGHTS
-from memos_core.operation.ranker import Ranker
 from tools.ranker.examples import Example, KeptVectors, examples_of_file, examples_of_talks
 from tools.ranker.talks import make_talk
 

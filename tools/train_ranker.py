@@ -21,14 +21,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.signals import SIGNALS, SITUATION
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.signals import SIGNALS, SITUATION
 from tools.ranker.examples import Example, KeptVectors, examples_of_file, examples_of_talks
 from tools.ranker.fit import CUTOFFS, Penalty, fit, recall
 from tools.ranker.talks import make_talk
 from tools.ranker.tune import stretch, tune
 
-OUT = Path(__file__).resolve().parents[1] / "memos_core" / "operation" / "data" / "ranker.json"
+OUT = Path(__file__).resolve().parents[1] / "memos_core" / "operation" / "finding" / "data" / "ranker.json"
 PENALTY = Penalty(plain=1e-3, bent=3e-2)
 SHARES = {"learn": 1.0, "talks": 0.3}
 TRAINED_ON = (

@@ -10,8 +10,8 @@ from typing import Literal
 
 from memos_core.cube import MemCube
 from memos_core.engine.base import Engine
-from memos_core.operation.adapters import MemAdapters
-from memos_core.operation.transforms import MemTransform
+from memos_core.operation.forms.adapters import MemAdapters
+from memos_core.operation.forms.transforms import MemTransform
 from memos_core.principal import Principal
 
 __all__ = ["ScopeAdapters"]

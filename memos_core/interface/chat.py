@@ -18,7 +18,7 @@ from memos_core.infrastructure.vault import UsageDelta
 from memos_core.interface.arguments import memory_call
 from memos_core.interface.exchange import chat_turns
 from memos_core.interface.reader import Reader, as_messages
-from memos_core.operation.adapters import MemAdapters
+from memos_core.operation.forms.adapters import MemAdapters
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import MemScheduler

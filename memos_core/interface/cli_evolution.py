@@ -19,7 +19,7 @@ from memos_core.interface.cli_memory import CubeId, local_engine
 from memos_core.interface.cli_terminal import Terminal
 from memos_core.interface.cli_views import columns, cube_json, iso, minute, printable, short
 from memos_core.operation.evolve import Decision, EvolutionPolicy
-from memos_core.operation.forms import Demotion
+from memos_core.operation.forms.forms import Demotion
 from memos_core.operation.lineage import LineageTree, SourceNode
 
 __all__ = ["COMMANDS", "demote", "lineage", "policy", "remake"]

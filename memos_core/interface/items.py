@@ -26,8 +26,8 @@ from memos_core.item import (
     PathPattern,
     PutItem,
 )
-from memos_core.operation.item_writing import ItemTransaction
-from memos_core.operation.items import ItemHandle, ItemOperator, ItemPlan
+from memos_core.operation.items.items import ItemHandle, ItemOperator, ItemPlan
+from memos_core.operation.items.writing import ItemTransaction
 from memos_core.twins import in_thread
 
 __all__ = ["Items"]
@@ -115,7 +115,7 @@ class Items:
             query: What they are to be about. Without an index it is passed over. What is not searched by meaning comes
                 after everything that is, without a score.
             filter: What their values must hold, such as ``{"color": "red", "size": {"$gte": 3}}``; see
-                ``memos_core.operation.item_filters.matches``.
+                ``memos_core.operation.items.filters.matches``.
             limit: Most items; None: all.
             offset: How many to leave out at the beginning.
             refresh: The time to live of those returned begins anew.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from memos_core.interface.tokens import hosted_counter
-from memos_core.operation.words import query_words
+from memos_core.operation.finding.words import query_words
 from memos_core.records import Message
 from memos_core.render import is_recalled
 

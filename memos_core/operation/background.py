@@ -14,9 +14,9 @@ from memos_core.errors import GateFailed, InvalidInput, SourcesChanged
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import Job, JobState, ReadSession, Visibility, WriteSession
 from memos_core.infrastructure.vault import jobs as rows
+from memos_core.operation.forms.transforms import MemTransform
 from memos_core.operation.jobs import JobQueue, Progress, Publish, Task
 from memos_core.operation.operator import found
-from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal
 from memos_core.transform import TARGETS
 

@@ -9,10 +9,10 @@ from datetime import datetime
 from memos_core.engine.base import Engine
 from memos_core.infrastructure.vault import MemVault
 from memos_core.operation.evolve import MemEvolution
-from memos_core.operation.items import ItemOperator
+from memos_core.operation.forms.refresh import queue_refreshes
+from memos_core.operation.forms.remaking import Remaker
+from memos_core.operation.items.items import ItemOperator
 from memos_core.operation.lifecycle import MemLifecycle
-from memos_core.operation.refresh import queue_refreshes
-from memos_core.operation.remaking import Remaker
 from memos_core.operation.retention import MemRetention
 from memos_core.operation.worker import Worker
 

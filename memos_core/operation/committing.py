@@ -11,7 +11,7 @@ from memos_core.embedding.base import Vector
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import NewCube, Passage, WriteSession
-from memos_core.operation.search import NEAR_DUPLICATE
+from memos_core.operation.finding.search import NEAR_DUPLICATE
 from memos_core.operation.superseding import contradicted, supersede
 from memos_core.principal import Principal
 from memos_core.records import Outcome, Receipt, Turn

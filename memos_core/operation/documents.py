@@ -27,7 +27,7 @@ from memos_core.infrastructure.governance.admission import check_document
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, Passage, SearchFilter, WriteSession, collections
 from memos_core.infrastructure.vault.collections import CollectionSpec
-from memos_core.operation.words import words
+from memos_core.operation.finding.words import words
 from memos_core.principal import Principal
 from memos_core.records import Erasure, MemoryCall
 

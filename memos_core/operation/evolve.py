@@ -20,8 +20,8 @@ from memos_core.infrastructure.vault import MemVault, ReadSession, Visibility, W
 from memos_core.infrastructure.vault.derivation import sources_among
 from memos_core.infrastructure.vault.heat import hottest
 from memos_core.operation.background import TransformTask, last_failure
-from memos_core.operation.forms import drop_form
-from memos_core.operation.fusion import together, unproven
+from memos_core.operation.forms.forms import drop_form
+from memos_core.operation.forms.fusion import together, unproven
 from memos_core.operation.jobs import JobQueue
 from memos_core.operation.policies import BackgroundPreference
 from memos_core.principal import Principal

@@ -31,11 +31,11 @@ from memos_core.infrastructure.vault import MemVault, Passage, WriteSession
 from memos_core.infrastructure.vault.items import item_key
 from memos_core.item import decoded_value
 from memos_core.operation.committing import Committing, Draft, with_links
-from memos_core.operation.item_writing import pieces_of
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.search import Learned, MemSearch, SearchSettings, nothing_learned
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.search import Learned, MemSearch, SearchSettings, nothing_learned
+from memos_core.operation.finding.words import words
+from memos_core.operation.items.writing import pieces_of
 from memos_core.operation.superseding import reinstated
-from memos_core.operation.words import words
 from memos_core.principal import Principal
 from memos_core.records import Hit, MemoryCall, Receipt, Turn
 from memos_core.render import index_text
@@ -178,7 +178,7 @@ class MemOperator:
     def search(self, principal: Principal, call: MemoryCall) -> list[Hit]:
         """Return the best memories for ``call``, best first. Rights, validity and expiry are part of the query.
 
-        Words, meaning, neighbours, session, speaker and time are weighed by the ranker (``operation/ranker.py``). A
+        Words, meaning, neighbours, session, speaker and time are weighed by ``operation/finding/ranker.py``. A
         memory counts as its best passage.
 
         Raises:

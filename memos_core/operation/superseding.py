@@ -9,7 +9,7 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import WriteSession
 from memos_core.infrastructure.vault.conditions import SUPERSEDED_BY
 from memos_core.operation.claims import claim_of
-from memos_core.operation.words import words
+from memos_core.operation.finding.words import words
 from memos_core.principal import Principal
 from memos_core.records import MemoryCall
 

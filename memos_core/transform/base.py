@@ -2,7 +2,7 @@
 
 A pathway is given what it may use and returns a proposal. It commits nothing, reads no vault and knows no scope; so it
 can run in a request, in a job of another process or in a benchmark, and be thrown away at any time. The operation
-layer commits what passes (``operation/transforms.py``).
+layer commits what passes (``operation/forms/transforms.py``).
 """
 
 from __future__ import annotations

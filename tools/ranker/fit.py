@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.signals import SIGNALS, SITUATION
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.signals import SIGNALS, SITUATION
 from tools.ranker.examples import Example
 
 __all__ = ["CUTOFFS", "Penalty", "fit", "recall", "recall_table"]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.signals import SIGNALS
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.signals import SIGNALS
 
 __all__ = ["TUNED", "stretch", "tune"]
 

@@ -326,34 +326,6 @@ class ReadSession:
         ).one()
         return int(count), float(mean or 0.0)
 
-    def neighbours(self, wanted: SearchFilter, cube_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return the cubes just before and just after each of these in its session, of those that may answer.
-
-        A cube without a session has no neighbours.
-        """
-        c = schema.cubes
-        within = (c.c.session, c.c.agent)
-        before = func.lag(c.c.id).over(partition_by=within, order_by=c.c.id)
-        after = func.lead(c.c.id).over(partition_by=within, order_by=c.c.id)
-        row = select(c.c.id, before, after)
-        asked = set(cube_ids)
-        found: dict[str, tuple[str, ...]] = {}
-        for sessions in chunks(self._sessions(cube_ids)):
-            for cube_id, *around in self.connection.execute(
-                row.where(c.c.session.in_(sessions), matching(wanted, by_id=False))
-            ):
-                if cube_id in asked:
-                    found[cube_id] = tuple(other for other in around if other is not None)
-        return found
-
-    def _sessions(self, cube_ids: Sequence[str]) -> list[str]:
-        c = schema.cubes
-        found: set[str] = set()
-        for part in chunks(cube_ids):
-            query = select(c.c.session).where(c.c.id.in_(part), c.c.session.is_not(None)).distinct()
-            found.update(self.connection.scalars(query))
-        return sorted(found)
-
     # Documents
 
     def count_matching(self, wanted: SearchFilter) -> int:

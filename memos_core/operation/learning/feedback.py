@@ -21,7 +21,7 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, UsageDelta, WriteSession
 from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import Recall, RecalledCube
-from memos_core.operation.used import shares_used
+from memos_core.operation.learning.used import shares_used
 from memos_core.principal import Principal
 from memos_core.records import InjectionPlan, MemoryCall, PlannedMemory, Reply
 from memos_core.render import render_memory

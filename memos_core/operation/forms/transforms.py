@@ -28,9 +28,9 @@ from memos_core.ids import UlidFactory
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, WriteSession
-from memos_core.operation.adapters import MemAdapters, sources_of
-from memos_core.operation.adapters import payload_of as payload_of_adapter
-from memos_core.operation.fusion import fusible
+from memos_core.operation.forms.adapters import MemAdapters, sources_of
+from memos_core.operation.forms.adapters import payload_of as payload_of_adapter
+from memos_core.operation.forms.fusion import fusible
 from memos_core.operation.merging import most_careful
 from memos_core.operation.operator import MemOperator, found
 from memos_core.operation.scheduler import canonical_order

@@ -16,7 +16,7 @@ from memos_core.infrastructure.vault import Job, JobState, MemVault, ReadSession
 from memos_core.infrastructure.vault import jobs as rows
 from memos_core.infrastructure.vault.derivation import foreign_forms, foreign_mark, models
 from memos_core.operation.background import TransformTask
-from memos_core.operation.forms import MAX_DEMOTIONS, Recipe, demotion_of, recipe_of
+from memos_core.operation.forms.forms import MAX_DEMOTIONS, Recipe, demotion_of, recipe_of
 from memos_core.operation.jobs import JobQueue
 from memos_core.principal import Principal
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from memos_core.embedding.base import Vector
 from memos_core.infrastructure.vault.learning import Recall
-from memos_core.operation.ground import Column
-from memos_core.operation.ranker import Ranker, Ranking
-from memos_core.operation.signals import SIGNALS, SITUATION
+from memos_core.operation.finding.ground import Column
+from memos_core.operation.finding.ranker import Ranker, Ranking
+from memos_core.operation.finding.signals import SIGNALS, SITUATION
 
 __all__ = ["ALL_SIGNALS", "Experience", "Past", "Use", "features_of", "past_of"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from memos_core.operation.words import telling_words, words
+from memos_core.operation.finding.words import telling_words, words
 
 __all__ = ["shares_used"]
 

@@ -20,11 +20,11 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import Job, MemVault, ReadSession, UsageDelta, Visibility, WriteSession
 from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import LearnedWeights, Recall
-from memos_core.operation.experience import ALL_SIGNALS, Experience, features_of, past_of
-from memos_core.operation.fitting import Fit, Trust, fitted
+from memos_core.operation.finding.ranker import Ranker
 from memos_core.operation.jobs import JobQueue, Progress, Publish, Task
-from memos_core.operation.lessons import Edits, lessons_of, turns_of, uses_of
-from memos_core.operation.ranker import Ranker
+from memos_core.operation.learning.experience import ALL_SIGNALS, Experience, features_of, past_of
+from memos_core.operation.learning.fitting import Fit, Trust, fitted
+from memos_core.operation.learning.lessons import Edits, lessons_of, turns_of, uses_of
 from memos_core.principal import Principal
 
 __all__ = ["LearnTask", "LearningSettings", "MemLearning", "queue_learning"]

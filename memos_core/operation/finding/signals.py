@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from memos_core.calls import MemoryCall, TimeRange
 from memos_core.infrastructure.vault import Mask, Survey, Wording
 from memos_core.infrastructure.vault.conditions import micros
-from memos_core.operation.ground import DAY, Beside, Column, Ground, ground_of
-from memos_core.operation.ranking import bm25_scores, idf_of
-from memos_core.operation.words import query_words, stem
+from memos_core.operation.finding.ground import DAY, Beside, Column, Ground, ground_of
+from memos_core.operation.finding.ranking import bm25_scores, idf_of
+from memos_core.operation.finding.words import query_words, stem
 
 __all__ = ["SIGNALS", "SITUATION", "Question", "may_answer", "signals_of", "situation_of"]
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from memos_core.errors import InvalidInput, VaultError
-from memos_core.operation.ground import Column
-from memos_core.operation.signals import SIGNALS, SITUATION
+from memos_core.operation.finding.ground import Column
+from memos_core.operation.finding.signals import SIGNALS, SITUATION
 
 __all__ = ["Ranker", "Ranking"]
 
@@ -150,7 +150,7 @@ class Ranker:
 
 @lru_cache(maxsize=1)
 def shipped() -> Ranker:
-    return parsed(resources.files("memos_core.operation").joinpath(DATA).read_text(encoding="utf-8"))
+    return parsed(resources.files("memos_core.operation.finding").joinpath(DATA).read_text(encoding="utf-8"))
 
 
 def parsed(text: str) -> Ranker:

@@ -29,8 +29,8 @@ from memos_core.item import (
     ListPaths,
     PutItem,
 )
-from memos_core.operation.item_filters import check_filter, matches
-from memos_core.operation.item_writing import ItemWriter, Removal, Value, checked_value, pieces_of
+from memos_core.operation.items.filters import check_filter, matches
+from memos_core.operation.items.writing import ItemWriter, Removal, Value, checked_value, pieces_of
 from memos_core.principal import Principal
 
 __all__ = ["ItemHandle", "ItemIndex", "ItemOperator", "ItemPlan"]

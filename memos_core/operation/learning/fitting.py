@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memos_core.operation.experience import ALL_SIGNALS
-from memos_core.operation.lessons import Lesson
-from memos_core.operation.ranker import Ranker
-from memos_core.operation.signals import SIGNALS
+from memos_core.operation.finding.ranker import Ranker
+from memos_core.operation.finding.signals import SIGNALS
+from memos_core.operation.learning.experience import ALL_SIGNALS
+from memos_core.operation.learning.lessons import Lesson
 
 __all__ = ["Fit", "Trust", "fitted"]
 

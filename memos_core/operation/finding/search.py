@@ -15,12 +15,12 @@ from memos_core.embedding.base import Vector
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import Mask, MemVault, SearchFilter, Survey
-from memos_core.operation.experience import ALL_SIGNALS, Experience, features_of
-from memos_core.operation.ground import Column
-from memos_core.operation.ranker import Ranker, Ranking
-from memos_core.operation.ranking import idf_of
-from memos_core.operation.signals import Question, may_answer, signals_of, situation_of
-from memos_core.operation.words import words
+from memos_core.operation.finding.ground import Column
+from memos_core.operation.finding.ranker import Ranker, Ranking
+from memos_core.operation.finding.ranking import idf_of
+from memos_core.operation.finding.signals import Question, may_answer, signals_of, situation_of
+from memos_core.operation.finding.words import words
+from memos_core.operation.learning.experience import ALL_SIGNALS, Experience, features_of
 from memos_core.principal import Principal
 from memos_core.records import Hit, MemoryCall, Weighed
 

@@ -12,10 +12,10 @@ from memos_core.errors import InvalidInput
 from memos_core.filters import Where
 from memos_core.infrastructure.vault import collections
 from memos_core.infrastructure.vault.collections import Accept, CollectionSpec, DocumentMatch
-from memos_core.operation.diversity import spread
 from memos_core.operation.documents import MemDocuments
-from memos_core.operation.ranking import bm25, fuse, min_max
-from memos_core.operation.words import query_words
+from memos_core.operation.finding.diversity import spread
+from memos_core.operation.finding.ranking import bm25, fuse, min_max
+from memos_core.operation.finding.words import query_words
 
 __all__ = ["DocumentQuery", "DocumentSearch", "Mode"]
 

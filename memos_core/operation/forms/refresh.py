@@ -15,7 +15,7 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import Job, MemVault, Visibility, WriteSession
 from memos_core.infrastructure.vault.derivation import fallen
 from memos_core.operation.background import TransformTask
-from memos_core.operation.forms import recipe_of
+from memos_core.operation.forms.forms import recipe_of
 from memos_core.operation.jobs import JobQueue, Progress, Publish, Task
 from memos_core.principal import Principal
 

@@ -19,9 +19,9 @@ from memos_core.errors import CubeFrozen, InvalidInput
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import Job, ReadSession, Visibility, WriteSession
 from memos_core.operation.background import TransformTask, target_type
+from memos_core.operation.forms.transforms import MemTransform
 from memos_core.operation.jobs import JobQueue
 from memos_core.operation.operator import found
-from memos_core.operation.transforms import MemTransform
 from memos_core.principal import Principal
 from memos_core.transform import CARTRIDGE
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memos_core.infrastructure.vault import Survey
 from memos_core.infrastructure.vault.conditions import from_micros
-from memos_core.operation.ranking import norm_of
+from memos_core.operation.finding.ranking import norm_of
 
 __all__ = ["DAY", "Beside", "Column", "Ground", "Voice", "ground_of"]
 

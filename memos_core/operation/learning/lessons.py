@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memos_core.infrastructure.vault.learning import Recall, RecalledCube
-from memos_core.operation.experience import Use
+from memos_core.operation.learning.experience import Use
 from memos_core.principal import Principal
 
 __all__ = ["Edits", "Lesson", "lessons_of", "turns_of", "uses_of"]

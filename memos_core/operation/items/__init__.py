@@ -1,0 +1,1 @@
+"""Values under keys: what the stores of agents and indexes stand on."""
