@@ -10,7 +10,7 @@ from rich.console import Console
 
 from memos_core import HFEngine, MemOS, Scope
 from memos_core.interface.cli_terminal import Terminal
-from memos_core.interface.demo_adapters import distilled, distilled_json, show_distilled, teachable
+from memos_core.interface.demo_adapters import alone, distilled, distilled_json, show_distilled, teachable
 from memos_core.interface.demo_questions import BundledQuestion, bundled_questions
 from memos_core.testing import HashEmbedder
 from memos_core.testing.models import tiny_model
@@ -57,6 +57,16 @@ def test_a_memory_that_cannot_be_distilled_is_shown_as_text_with_the_reason(
     assert record["refused"] == row.refused
     assert row.replies["lora"].usage.carried_tokens == 0
     assert row.replies["lora"].usage.prompt_tokens == row.replies["text"].usage.prompt_tokens
+
+
+def test_the_memory_that_the_demo_distils_is_stored_once_and_answers_its_question(scope: Scope) -> None:
+    question, memory = alone(scope)
+    assert alone(scope) == (question, memory)
+    assert question.answer in memory.text
+    reply = scope.chat(question.text, inject="text", memory_ids=[memory.id], max_tokens=2)
+    pair = BundledQuestion(question.text, question.answer, (memory.id,), "direct")
+    assert memory.ref is None
+    assert not list(teachable([(pair, reply)]))  # it has no ref, so it is no memory of the conversation
 
 
 def test_the_bundled_questions_are_spread() -> None:

@@ -18,11 +18,12 @@ import typer
 from pydantic import JsonValue
 from rich.text import Text
 
+from memos_core.cube import MemCube
 from memos_core.interface.cli_terminal import Terminal
 from memos_core.interface.cli_views import columns, short
 from memos_core.interface.demo_adapters import (
-    FACTS,
     Distilled,
+    alone,
     distilled,
     distilled_json,
     show_distilled,
@@ -44,6 +45,7 @@ from memos_core.scope import Scope
 __all__ = ["DATA", "BundledQuestion", "Trial", "bundled_questions", "demo", "same_answer"]
 
 USER = "demo"
+OTHER_USER = "demo-adapter"
 MODES: tuple[Inject, ...] = ("off", "text", "kv")
 SHOWN_QUESTIONS = 12
 MAX_ANSWER_TOKENS = 32
@@ -60,8 +62,16 @@ def demo(
         str, typer.Option(help="Model that answers: memos-reader, the bundled one, or a folder or hub id.")
     ] = "memos-reader",
     lora: Annotated[
-        bool, typer.Option("--lora/--no-lora", help=f"Distil {FACTS} memories into adapters, some 35 CPU seconds each.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--lora/--no-lora",
+            help="Also distil one memory into an adapter, some 30 CPU seconds; by default with the bundled reader.",
+        ),
+    ] = None,
+    distil: Annotated[
+        int,
+        typer.Option(help="Distil this many memories of the conversation as well, some 35 CPU seconds each.", min=0),
+    ] = 0,
 ) -> None:
     """Show the main job: ingest a conversation, ask questions, answer from memory.
 
@@ -69,7 +79,8 @@ def demo(
     """
     with demo_vault(terminal) as inner:
         if input is None:
-            answer_bundled(inner, limit, model, adapters=FACTS if lora else 0)
+            bundled = model == "memos-reader"
+            answer_bundled(inner, limit, model, lora=bundled if lora is None else lora, distil=distil)
         else:
             recall_evidence(inner, input, limit)
 
@@ -105,8 +116,8 @@ class Trial:
         return recalled.issuperset(self.question.refs)
 
 
-def answer_bundled(terminal: Terminal, limit: int | None, model: str, *, adapters: int) -> None:
-    """Ingest the bundled conversation and let a model answer the questions in every mode."""
+def answer_bundled(terminal: Terminal, limit: int | None, model: str, *, lora: bool, distil: int) -> None:
+    """Ingest the bundled conversation and let a model answer the questions in every mode; then some by adapters."""
     from memos_core.engine import HFEngine
 
     questions = bundled_questions(limit)
@@ -122,22 +133,27 @@ def answer_bundled(terminal: Terminal, limit: int | None, model: str, *, adapter
             for number, question in enumerate(questions, start=1):
                 trials.append(tried(scope, question))
                 progress(number, len(questions))
-        rows = distilled_some(terminal, scope, trials, adapters)
+        asked = [(trial.question, trial.replies["text"]) for trial in trials]
+        other = memos.scope(OTHER_USER)
+        rows = distilled_some(terminal, other, [alone(other)]) if lora else []
+        rows += distilled_some(terminal, scope, list(teachable(asked))[:distil])
     if terminal.as_json:
         terminal.document({**trials_json(report, trials), "adapters": distilled_json(rows)})
         return
     show_trials(terminal, report, trials)
     if rows:
-        typer.echo("\nsome of these memories alone, in every form:\n")
+        typer.echo("\none memory at a time, in every form:\n")
         show_distilled(terminal, rows)
 
 
-def distilled_some(terminal: Terminal, scope: Scope, trials: Sequence[Trial], count: int) -> list[Distilled]:
-    """Distil the memories of the first questions that allow it, ``count`` at most."""
-    pairs = list(teachable([(trial.question, trial.replies["text"]) for trial in trials]))[:count]
+def distilled_some(
+    terminal: Terminal, scope: Scope, pairs: Sequence[tuple[BundledQuestion, MemCube]]
+) -> list[Distilled]:
+    """Distil memories of a scope, showing how far it is."""
     if not pairs:
         return []
-    with terminal.progress(f"distilling {len(pairs)} memories into adapters") as progress:
+    told = "a memory into an adapter" if len(pairs) == 1 else f"{len(pairs)} memories into adapters"
+    with terminal.progress(f"distilling {told}") as progress:
         return distilled(scope, pairs, progress)
 
 

@@ -18,10 +18,12 @@ from memos_core.interface.demo_questions import BundledQuestion, same_answer
 from memos_core.records import Inject, Reply
 from memos_core.scope import Scope
 
-__all__ = ["FACTS", "Distilled", "distilled", "distilled_json", "show_distilled", "teachable"]
+__all__ = ["Distilled", "alone", "distilled", "distilled_json", "show_distilled", "teachable"]
 
-FACTS = 3
-"""Memories that the demo distils; each takes some 25 CPU seconds."""
+ALONE = BundledQuestion("What is my cat called?", "Biscuit", (), "direct")
+ALONE_MEMORY = "My cat is called Biscuit."
+"""A memory whose adapter passes its gates with the bundled reader, up to how the processor rounds. Of the memories of
+the bundled conversation those that were tried do not (docs/adr/0033)."""
 FORMS: tuple[Inject, ...] = ("off", "text", "kv", "lora")
 
 
@@ -45,6 +47,11 @@ class Distilled:
 
     def right(self, form: Inject) -> bool:
         return same_answer(self.replies[form].text, self.question.answer)
+
+
+def alone(scope: Scope) -> tuple[BundledQuestion, MemCube]:
+    """Return a question and the one memory of ``scope`` that answers it, which is stored if it is not yet."""
+    return ALONE, scope.get(scope.add(ALONE_MEMORY).cube_id or "")
 
 
 def teachable(asked: Sequence[tuple[BundledQuestion, Reply]]) -> Iterator[tuple[BundledQuestion, MemCube]]:
