@@ -24,7 +24,7 @@ from memos_core.cube import (
     State,
     Trust,
 )
-from memos_core.errors import CubeConflict, IllegalTransition, InvalidInput
+from memos_core.errors import CubeConflict, CubeFrozen, IllegalTransition, InvalidInput
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, Passage, WriteSession
@@ -209,6 +209,8 @@ def mergeable(cube: MemCube) -> MemCube:
     if cube.header.descriptive.item is not None:
         raise InvalidInput(f"memory {cube.id} is an item of a store; put it there")
     check_transition(cube, State.MERGED)
+    if cube.header.governance.frozen:  # merged already, so that nothing was to be checked
+        raise CubeFrozen(cube.id)
     if cube.state is State.MERGED:
         raise IllegalTransition(cube.id, cube.state, "it lives on in other memories already")
     return cube
