@@ -8,14 +8,17 @@ down_revision = None
 
 
 def upgrade() -> None:
+    make_namespaces()
     make_cubes()
     make_versions()
     make_search()
+    make_vectors()
     make_relations()
+    make_usage()
     make_records()
 
 
-def make_cubes() -> None:
+def make_namespaces() -> None:
     op.create_table(
         "namespaces",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -39,6 +42,9 @@ def make_cubes() -> None:
         sa.UniqueConstraint("name"),
         sqlite_autoincrement=True,
     )
+
+
+def make_cubes() -> None:
     op.create_table(
         "cubes",
         sa.Column("id", sa.String(length=26), nullable=False),
@@ -158,6 +164,9 @@ def make_search() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("postings_by_passage", "postings", ["passage_id"], unique=False)
+
+
+def make_vectors() -> None:
     op.create_table(
         "vectors",
         sa.Column("passage_id", sa.Integer(), autoincrement=False, nullable=False),
@@ -251,6 +260,9 @@ def make_relations() -> None:
     )
     op.create_index("grants_by_cube", "grants", ["cube_id"], unique=False)
     op.create_index("grants_by_grantee", "grants", ["grantee"], unique=False)
+
+
+def make_usage() -> None:
     op.create_table(
         "usage",
         sa.Column("cube_id", sa.String(length=26), nullable=False),
