@@ -1,4 +1,4 @@
-"""An agent of LangChain that is asked twenty questions over some 2,000 tokens of memory, held in six ways.
+"""An agent of LangChain that is asked twenty questions over some 2,000 tokens of memory, held in seven ways.
 
 The facts are turns of the bundled conversation, in which the answers are marked. The model is the bundled reader, so
 that answers are right or wrong; its times are those of a model of a million parameters, and only ratios mean anything.
@@ -7,6 +7,8 @@ that answers are right or wrong; its times are those of a model of a million par
 - ``langmem``: LangMem's search tool over LangGraph's InMemoryStore with the same vectors, called before each question
   (the reader calls no tools); what it finds stands where ``text`` has its memories. Left out where it is not installed.
 - ``text``, ``kv``: MemosMiddleware, the best memories for each question.
+- ``lora``: the same after ``--adapters`` of the answering memories were distilled. What passes its gates leaves the
+  prompt, the rest goes as text; the result says how many passed.
 - ``all text``, ``all kv``: MemosMiddleware with room for everything, so that each prompt begins alike.
 
     python benchmarks/langchain_agent.py --threads 1 --out benchmarks/results/langchain_agent.json
@@ -24,7 +26,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +42,7 @@ from surroundings import surroundings
 
 from memos_core import MemOS, Turn
 from memos_core.engine import HFEngine
+from memos_core.errors import GateFailed
 from memos_core.interface.demo import DATA, BundledQuestion, bundled_questions, same_answer
 from memos_core.operation.scheduler import MemScheduler, SchedulerSettings
 from memos_core.render import NOTES_V1
@@ -55,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", type=int, default=2000, help="tokens of memory")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--k", type=int, default=8, help="memories recalled for a question")
+    parser.add_argument("--adapters", type=int, default=3, help="memories to distil; 0 leaves the way with LoRA out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="JSON file for the result; without it, it is only printed")
@@ -135,9 +139,22 @@ class Bench:
             "all text": ([MemosMiddleware(self.scope, inject="text", **everything)], []),
             "all kv": ([MemosMiddleware(self.scope, inject="kv", **everything)], []),
         }
+        if self.options.adapters:
+            ways["lora"] = [MemosMiddleware(self.scope, inject="lora", **few)], []
         if find_spec("langmem"):
             ways["langmem"] = [LangMemBefore(self.langmem_store(), self.options.k)], []
         return ways
+
+    def distil(self) -> dict[str, int]:
+        """Distil memories that answer a question each; return how many were tried and how many passed their gates."""
+        by_ref = {cube.ref: cube for cube in self.scope.list(limit=1000)}
+        wanted = [by_ref[question.refs[0]] for question in self.questions if len(question.refs) == 1]
+        tried, passed = wanted[: self.options.adapters], 0
+        for cube in tried:
+            with suppress(GateFailed):  # what fails stays text
+                self.scope.transform(cube.id, to="parametric")
+                passed += 1
+        return {"tried": len(tried), "passed": passed}
 
     def langmem_store(self) -> InMemoryStore:
         embeddings = MemosEmbeddings()
@@ -211,6 +228,7 @@ def main() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
     torch.set_num_threads(options.threads)
     with bench(options) as made:
+        adapters = made.distil()
         ways = made.ways()
         made.run(*ways["text"])  # loads what every way shares; stores no KV
         rounds: dict[str, list[list[Asked]]] = {name: [] for name in ways}
@@ -226,7 +244,11 @@ def main() -> None:
             "model": options.model,
             "data": "bundled conversation",
         }
-        result = {**surroundings(workload), "ways": {name: summed(rows) for name, rows in rounds.items()}}
+        result = {
+            **surroundings(workload),
+            "adapters": adapters,
+            "ways": {name: summed(rows) for name, rows in rounds.items()},
+        }
     text = json.dumps(result, indent=2)
     print(text)
     if options.out:

@@ -194,11 +194,13 @@ def kv_batch() -> str:
 def langchain_agent() -> str:
     """What an agent's memory takes, held in each way."""
     result = load(RESULTS / "langchain_agent.json")
+    passed = result["adapters"]
     names = {
         "history": "the facts as messages",
         "langmem": "LangMem's search on InMemoryStore, best 8",
         "text": "MemosMiddleware, best 8, text",
         "kv": "MemosMiddleware, best 8, KV",
+        "lora": f"MemosMiddleware, best 8, LoRA where it passes ({passed['passed']} of {passed['tried']}), else text",
         "all text": "MemosMiddleware, everything, text",
         "all kv": "MemosMiddleware, everything, KV",
     }
