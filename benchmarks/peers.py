@@ -110,13 +110,8 @@ class LangGraphStore(Peer):
         return [item.key for item in self.store.search((user,), query=text, limit=k)]
 
 
-class LangChainEnsemble(Peer):
-    """LangChain's EnsembleRetriever over BM25 and an in-memory vector store, a pair for each user.
-
-    BM25 is bm25s with LangChain's default of splitting at white space.
-    """
-
-    name = "langchain ensemble"
+class OfTexts(Peer):
+    """A library whose retriever is made of all the texts of a user, anew when one is added."""
 
     def __init__(self, folder: Path, embed: Callable[[str], Vector]) -> None:
         super().__init__(folder, embed)
@@ -129,10 +124,30 @@ class LangChainEnsemble(Peer):
         gone = {one.user for one in documents}  # they are made of the texts that there are
         self.retrievers = {key: one for key, one in self.retrievers.items() if key[0] not in gone}
 
-    def search(self, user: str, text: str, k: int) -> list[str]:
+    def retriever(self, user: str, k: int) -> Any:
+        """Return the retriever of a user, made where there is none."""
         if (user, k) not in self.retrievers:
-            self.retrievers[user, k] = ensemble(self.documents[user], self.embed, k)
-        return [found.metadata["ref"] for found in self.retrievers[user, k].invoke(text)][:k]
+            self.retrievers[user, k] = self.made(self.documents[user], k)
+        return self.retrievers[user, k]
+
+    @abstractmethod
+    def made(self, documents: Sequence[Document], k: int) -> Any:
+        """Return a retriever over these documents."""
+
+
+class LangChainEnsemble(OfTexts):
+    """LangChain's EnsembleRetriever over BM25 and an in-memory vector store, a pair for each user.
+
+    BM25 is bm25s with LangChain's default of splitting at white space.
+    """
+
+    name = "langchain ensemble"
+
+    def search(self, user: str, text: str, k: int) -> list[str]:
+        return [found.metadata["ref"] for found in self.retriever(user, k).invoke(text)][:k]
+
+    def made(self, documents: Sequence[Document], k: int) -> Any:
+        return ensemble(documents, self.embed, k)
 
 
 def ensemble(documents: Sequence[Document], embed: Callable[[str], Vector], k: int) -> Any:
@@ -167,29 +182,15 @@ def ensemble(documents: Sequence[Document], embed: Callable[[str], Vector], k: i
     )
 
 
-class LlamaIndexFusion(Peer):
+class LlamaIndexFusion(OfTexts):
     """LlamaIndex's QueryFusionRetriever over a vector index and BM25, a pair for each user."""
 
     name = "llamaindex fusion"
 
-    def __init__(self, folder: Path, embed: Callable[[str], Vector]) -> None:
-        super().__init__(folder, embed)
-        self.documents: dict[str, list[Document]] = {}
-        self.retrievers: dict[tuple[str, int], Any] = {}
-
-    def add(self, documents: Sequence[Document]) -> None:
-        for one in documents:
-            self.documents.setdefault(one.user, []).append(one)
-        gone = {one.user for one in documents}  # they are made of the texts that there are
-        self.retrievers = {key: one for key, one in self.retrievers.items() if key[0] not in gone}
-
     def search(self, user: str, text: str, k: int) -> list[str]:
-        if (user, k) not in self.retrievers:
-            self.retrievers[user, k] = self.made(self.documents[user], k)
-        return [found.node.id_ for found in self.retrievers[user, k].retrieve(text)][:k]
+        return [found.node.id_ for found in self.retriever(user, k).retrieve(text)][:k]
 
     def made(self, documents: Sequence[Document], k: int) -> Any:
-        """Return a retriever over these documents."""
         return fusion(documents, self.embed, k)
 
 
