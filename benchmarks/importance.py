@@ -39,7 +39,7 @@ from tools.ranker.talks import Talk, make_talk
 RESULT = Path(__file__).parent / "results" / "importance.json"
 Order = Literal["age", "worth"]
 ORDERS: tuple[Order, ...] = ("age", "worth")
-SHARES = (0.75, 0.5, 0.25)
+SHARES = (0.5, 0.25)
 DEPTH = 10
 
 
