@@ -84,10 +84,16 @@ class NewRows:
 
     Args:
         queues: An index takes over vectors through the outbox.
+
+    Attributes:
+        new_vectors: What was sent of each collection and namespace: ids of passages and their vectors as stored.
+        counted: What was sent of each namespace: by how much its counts grew.
     """
 
     def __init__(self, *, queues: bool) -> None:
         self.queues = queues
+        self.new_vectors: defaultdict[tuple[int, int], list[tuple[int, bytes]]] = defaultdict(list)
+        self.counted: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._rows: defaultdict[Table, list[dict[str, Any]]] = defaultdict(list)
         self._passages: list[NewPassage] = []
         self._tallies: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -167,22 +173,31 @@ class NewRows:
             for namespace_id, tally in tallies.items():
                 more = {f"more_{name}": tally[name] for name in TALLIES}
                 TALLY.run(connection, {"namespace_id": namespace_id, **more})
+                self.counted[namespace_id].update(tally)
 
     def _number(self, connection: Connection) -> None:
         """Insert the passages, and give their ids to what belongs to them."""
         passages, self._passages = self._passages, []
-        NEW[schema.passages].add_many(connection, [passage.row for passage in passages])
-        # Ids grow in the order of insertion and nobody else writes meanwhile, so the newest are these.
-        ids = NEWEST.all(connection, count=len(passages))
-        for (passage_id,), passage in zip(reversed(ids), passages, strict=True):
+        for passage_id, passage in zip(numbered(connection, passages), passages, strict=True):
             own = {"namespace_id": passage.row["namespace_id"], "passage_id": passage_id}
             self._rows[schema.postings] += [{**own, "term": term, "count": n} for term, n in passage.terms.items()]
             if passage.vector is not None:
                 self._rows[schema.vectors].append({**own, **passage.vector})
+                place = (passage.vector["collection_id"], passage.row["namespace_id"])
+                self.new_vectors[place].append((passage_id, passage.vector["data"]))
                 if self.queues:
                     collection_id = passage.vector["collection_id"]
                     change = {"collection_id": collection_id, "operation": "add", "passage_id": passage_id}
                     self._rows[schema.outbox].append(change)
+
+
+def numbered(connection: Connection, passages: Sequence[NewPassage]) -> list[int]:
+    """Insert passages and return their ids."""
+    if len(passages) == 1:
+        return [NEW[schema.passages].add(connection, passages[0].row)]
+    NEW[schema.passages].add_many(connection, [passage.row for passage in passages])
+    # Ids grow in the order of insertion and nobody else writes meanwhile, so the newest are these.
+    return [row[0] for row in reversed(NEWEST.all(connection, count=len(passages)))]
 
 
 def first_counters(cube: MemCube) -> dict[str, Any]:

@@ -135,6 +135,9 @@ class MemVault:
             session = WriteSession(connection, self.clock.now(), self.embedder)
             yield session
             session.flush()
+            arrivals = session.arrivals() if self.index_choice != "chroma" else []
+        for arrival in arrivals:
+            self.exact.take(arrival)
         for tell in session.afterwards:
             tell()
         for namespace, cube_ids in session.lost.items():
@@ -292,7 +295,7 @@ class MemVault:
         return row
 
     def _index(self, connection: Connection, place: Place, *, passages: int | None = None) -> VectorIndex:
-        held = self.exact.size(connection, place) if passages is None else passages
+        held = self.exact.size(place) if passages is None else passages
         few = held is not None and held <= EXACT_UP_TO  # then there are no more vectors, and nothing to ask
         if self.index_choice == "exact" or (self.index_choice == "auto" and (few or not chroma_installed())):
             return self.exact

@@ -18,6 +18,8 @@ from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import erasure, granting, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
+from memos_core.infrastructure.vault.index.base import STATE, Place
+from memos_core.infrastructure.vault.index.exact import Arrival
 from memos_core.infrastructure.vault.inserting import NewCube, NewRows
 from memos_core.infrastructure.vault.prepared import Change, NewRow, Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
@@ -108,6 +110,16 @@ class WriteSession(ReadSession):
         if self._waiting:
             self._insert_cubes()
         self._rows.send(self._raw)
+
+    def arrivals(self) -> list[Arrival]:
+        """Return the vectors that were added where none were taken away, for an index that need not read them then."""
+        found = []
+        for (collection_id, namespace_id), rows in self._rows.new_vectors.items():
+            state, own = STATE.first(self._raw, namespace_id=namespace_id), self._rows.counted[namespace_id]
+            if not own["removals"]:
+                place = Place(collection_id, namespace_id, len(rows[0][1]) // 4)
+                found.append(Arrival(place, state.revision - own["revision"], state.revision, state.removals, rows))
+        return found
 
     def ensure_namespace(self, name: str) -> Namespace:
         """Return the namespace of that name; made with a fresh salt if there is none."""
