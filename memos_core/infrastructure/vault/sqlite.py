@@ -68,7 +68,7 @@ class Connections:
     """Connections that wait for their next transaction. Thread-safe; each is used by one thread at a time.
 
     To SQLAlchemy each of them is in one transaction for as long as it lives; where transactions really begin and end,
-    the driver is told. Its own pool and its own transactions take ten times as long as SQLite does to begin and end one.
+    the driver is told. Its own pool and transactions take ten times as long as SQLite does to begin and end one.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -79,28 +79,28 @@ class Connections:
     @contextmanager
     def transaction(self, *, writes: bool) -> Iterator[Connection]:
         """Begin a transaction; committed at the end, rolled back by any exception."""
-        with self.borrowed() as connection:
-            cursor = connection.connection.cursor()
+        connection = self._lend()
+        driver: Any = connection.connection.dbapi_connection
+        try:
             # A deferred transaction that turns into a write later fails at once when another writer was faster.
-            cursor.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             yield connection
-            cursor.execute("COMMIT")
-
-    @contextmanager
-    def borrowed(self) -> Iterator[Connection]:
-        """Lend a connection that is in no transaction; one that the block leaves open by raising is rolled back."""
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._engine.connect()
-            connection.begin()
-        try:
-            yield connection
+            driver.execute("COMMIT")
         except BaseException:
-            connection.connection.rollback()
+            driver.rollback()
             raise
         finally:
-            self._take_back(connection)
+            self._take_back(connection, usable=not driver.in_transaction)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection, as the driver knows it, for what SQLite does outside of transactions."""
+        connection = self._lend()
+        try:
+            driver: Any = connection.connection.dbapi_connection
+            yield driver
+        finally:
+            self._take_back(connection, usable=True)
 
     def close(self) -> None:
         """Close those that wait, and each other one when it comes back."""
@@ -108,12 +108,19 @@ class Connections:
         while self._idle:
             self._idle.pop().close()
 
-    def _take_back(self, connection: Connection) -> None:
-        unusable = connection.connection.in_transaction  # could not be rolled back
-        if unusable or self._closed or len(self._idle) >= MOST_IDLE:
-            connection.close()
-        else:
+    def _lend(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = self._engine.connect()
+            connection.begin()
+            return connection
+
+    def _take_back(self, connection: Connection, *, usable: bool) -> None:
+        if usable and not self._closed and len(self._idle) < MOST_IDLE:
             self._idle.append(connection)
+        else:
+            connection.close()
 
 
 def stamp(connection: Connection, *, fresh: bool) -> None:
@@ -130,30 +137,29 @@ def stamp(connection: Connection, *, fresh: bool) -> None:
         raise VaultError("the file is a database, but not the ledger of a vault")
 
 
-def checkpoint(connection: Connection) -> bool:
+def checkpoint(connection: sqlite3.Connection) -> bool:
     """Move the write-ahead log into the database and cut it to nothing; False if a reader still needs it."""
-    cursor = connection.connection.cursor()
     # Waiting for readers is the caller's decision, not ours: try once.
-    timeout = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
-    cursor.execute("PRAGMA busy_timeout=200").fetchall()
+    timeout = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    connection.execute("PRAGMA busy_timeout=200").fetchall()
     try:
-        busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.OperationalError as error:
         if not any(word in str(error).lower() for word in BUSY):
             raise
         busy = 1
     finally:
-        cursor.execute(f"PRAGMA busy_timeout={timeout}").fetchall()
+        connection.execute(f"PRAGMA busy_timeout={timeout}").fetchall()
     return not busy
 
 
-def rewrite(connection: Connection) -> None:
+def rewrite(connection: sqlite3.Connection) -> None:
     """Write the database anew from what it holds.
 
     ``secure_delete`` zeroes deleted rows, but where rows were moved between pages before, copies stay in the unused
     part of a page: in a quarter of our trials some word of an erased text could still be read.
     """
-    connection.connection.cursor().execute("VACUUM")
+    connection.execute("VACUUM")
 
 
 def integrity_problems(connection: Connection) -> list[str]:

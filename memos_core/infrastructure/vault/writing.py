@@ -195,7 +195,8 @@ class WriteSession(ReadSession):
         """
         if new.cube.version != 1:
             raise InvalidInput(f"a new cube has version 1, not {new.cube.version}")
-        self._waiting.append(replace(new, cube=granting.with_grants(new.cube, ())))
+        bare = granting.with_grants(new.cube, ())
+        self._waiting.append(new if bare is new.cube else replace(new, cube=bare))
         self._waiting_bytes[new.cube.header.governance.namespace] += size_of(new.cube)
 
     def _insert_cubes(self) -> None:

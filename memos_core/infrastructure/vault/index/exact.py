@@ -16,7 +16,15 @@ from sqlalchemy import Connection, bindparam, select
 
 from memos_core.embedding.base import Vector, Vectors
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.index.base import STATE, Candidates, Ids, Place, VectorIndex, decoded, rows_to_arrays
+from memos_core.infrastructure.vault.index.base import (
+    STATE,
+    Candidates,
+    Ids,
+    Place,
+    VectorIndex,
+    decoded,
+    rows_to_arrays,
+)
 from memos_core.infrastructure.vault.prepared import Prepared
 
 __all__ = ["Arrival", "ExactIndex"]
