@@ -18,7 +18,7 @@ from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import erasure, granting, heat, schema
 from memos_core.infrastructure.vault.conditions import from_micros, micros
-from memos_core.infrastructure.vault.index.base import STATE, Place
+from memos_core.infrastructure.vault.index.base import Place
 from memos_core.infrastructure.vault.index.exact import Arrival
 from memos_core.infrastructure.vault.inserting import NewCube, NewRows
 from memos_core.infrastructure.vault.prepared import Change, NewRow, Prepared
@@ -44,9 +44,9 @@ HOLDER = Prepared(
 )
 QUEUES = Prepared(select(func.count()).select_from(schema.index_state))
 NAMESPACE = Prepared(
-    select(schema.namespaces.c.id, schema.namespaces.c.salt, schema.namespaces.c.bytes_used).where(
-        schema.namespaces.c.name == bindparam("name")
-    )
+    select(
+        *[schema.namespaces.c[name] for name in ("id", "salt", "bytes_used", "revision", "removals")],
+    ).where(schema.namespaces.c.name == bindparam("name"))
 )
 COLLECTION = Prepared(
     select(schema.collections.c.id, schema.collections.c.embedder, schema.collections.c.dimension).where(
@@ -85,6 +85,7 @@ class WriteSession(ReadSession):
         self._waiting: list[NewCube] = []
         self._waiting_bytes: Counter[str] = Counter()
         self._namespace_ids: dict[str, int] = {}
+        self._found_at: dict[int, tuple[int, int]] = {}  # by namespace: its revision and removals at the first look
         self._collection_ids: dict[tuple[str, int], int] = {}
         super().__init__(connection, now)
         self.embedder = embedder
@@ -115,29 +116,29 @@ class WriteSession(ReadSession):
         """Return the vectors that were added where none were taken away, for an index that need not read them then."""
         found = []
         for (collection_id, namespace_id), rows in self._rows.new_vectors.items():
-            state, own = STATE.first(self._raw, namespace_id=namespace_id), self._rows.counted[namespace_id]
+            own, (since, removals) = self._rows.counted[namespace_id], self._found_at[namespace_id]
             if not own["removals"]:
                 place = Place(collection_id, namespace_id, len(rows[0][1]) // 4)
-                found.append(Arrival(place, state.revision - own["revision"], state.revision, state.removals, rows))
+                found.append(Arrival(place, since, since + own["revision"], removals, rows))
         return found
 
     def ensure_namespace(self, name: str) -> Namespace:
         """Return the namespace of that name; made with a fresh salt if there is none."""
-        row = NAMESPACE.first(self._raw, name=name)
+        row = self._namespace(name)
         if row is None:
             salt = secrets.token_bytes(32)
             values = {"name": name, "salt": salt, "revision": 0, "removals": 0, "bytes_used": 0}
-            self._namespace_ids[name] = NEW_NAMESPACE.add(self._raw, values)
+            own = self._namespace_ids[name] = NEW_NAMESPACE.add(self._raw, values)
+            self._found_at[own] = 0, 0
             return Namespace(name, salt)
-        self._namespace_ids[name] = row[0]
-        return Namespace(name, row[1])
+        return Namespace(name, row.salt)
 
     def bytes_used(self, namespace: str) -> int:
         """Return the bytes of all versions of all cubes, with what waits to be sent."""
-        row = NAMESPACE.first(self._raw, name=namespace)
+        row = self._namespace(namespace)
         if row is None:
             return 0
-        return int(row[2]) + self._rows.bytes_of(row[0]) + self._waiting_bytes[namespace]
+        return int(row.bytes_used) + self._rows.bytes_of(row.id) + self._waiting_bytes[namespace]
 
     def find_duplicate(self, namespace: str, dedup_key: str, now: datetime) -> tuple[str, int] | None:
         """Return id and version of the live cube that holds ``dedup_key``.
@@ -345,12 +346,16 @@ class WriteSession(ReadSession):
         if name not in self._namespace_ids:
             if make:
                 self.ensure_namespace(name)
-            else:
-                row = NAMESPACE.first(self._raw, name=name)
-                if row is None:
-                    return -1
-                self._namespace_ids[name] = row[0]
+            elif self._namespace(name) is None:
+                return -1
         return self._namespace_ids[name]
+
+    def _namespace(self, name: str) -> Any:
+        row = NAMESPACE.first(self._raw, name=name)
+        if row is not None:
+            self._namespace_ids[name] = row.id
+            self._found_at.setdefault(row.id, (row.revision, row.removals))
+        return row
 
     def _stored(self, cube: MemCube) -> tuple[int, int]:
         if cube.shared:

@@ -27,7 +27,7 @@ from memos_core.infrastructure.vault.index.base import (
 )
 from memos_core.infrastructure.vault.prepared import Prepared
 
-__all__ = ["Arrival", "ExactIndex"]
+__all__ = ["Arrival", "ExactIndex", "Proposals"]
 
 FIRST_BATCH = 512
 MAX_BYTES = 512 * 2**20
@@ -117,14 +117,17 @@ class ExactIndex(VectorIndex):
         scores: Vector = matrix @ query
         return ids, scores
 
-    def above(self, connection: Connection, place: Place, queries: Vectors, least: float, most: int) -> list[Proposals]:
+    def above(
+        self, connection: Connection, place: Place, queries: Vectors, least: float, most: int, *, state: Any = None
+    ) -> list[Proposals]:
         """Return for each query the passages whose similarity is ``least`` or more: the ``most`` nearest, best first.
 
         Args:
             queries: Unit vectors, shape ``[queries, dimension]``.
+            state: ``revision`` and ``removals`` of the namespace, if the transaction has asked for them already.
         """
         with self._lock:
-            ids, matrix = self._current(connection, place).view()
+            ids, matrix = self._current(connection, place, state).view()
         step = max(1, BLOCK // max(1, len(ids)))
         return [
             strongest(ids, scores, least, most)
@@ -161,8 +164,8 @@ class ExactIndex(VectorIndex):
             self._shelves.clear()
             self._bytes = 0
 
-    def _current(self, connection: Connection, place: Place) -> Shelf:
-        state = STATE.first(connection, namespace_id=place.namespace_id)
+    def _current(self, connection: Connection, place: Place, state: Any = None) -> Shelf:
+        state = state or STATE.first(connection, namespace_id=place.namespace_id)
         held = self._shelves.pop(place, None)
         shelf = held or empty(place)
         self._bytes -= shelf.matrix.nbytes if held else 0
