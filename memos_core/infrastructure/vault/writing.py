@@ -116,9 +116,9 @@ class WriteSession(ReadSession):
         """Return the vectors that were added where none were taken away, for an index that need not read them then."""
         found = []
         for (collection_id, namespace_id), rows in self._rows.new_vectors.items():
-            own, (since, removals) = self._rows.counted[namespace_id], self._found_at[namespace_id]
-            if not own["removals"]:
-                place = Place(collection_id, namespace_id, len(rows[0][1]) // 4)
+            own, first = self._rows.counted[namespace_id], self._found_at.get(namespace_id)
+            if first is not None and not own["removals"]:
+                place, (since, removals) = Place(collection_id, namespace_id, len(rows[0][1]) // 4), first
                 found.append(Arrival(place, since, since + own["revision"], removals, rows))
         return found
 
