@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,11 +37,31 @@ COLLECTED = (
 
 NEW = {table: NewRow(table) for table in (schema.passages, *COLLECTED)}
 NEWEST = Prepared(select(schema.passages.c.id).order_by(schema.passages.c.id.desc()).limit(bindparam("count")))
-TALLIES = ("revision", "removals", "bytes_used")
-TALLY = Change(
+
+
+@dataclass(slots=True)
+class Tally:
+    """By how much the counts of a namespace grow."""
+
+    revision: int = 0
+    removals: int = 0
+    bytes_used: int = 0
+
+    def add(self, revision: int, removals: int, bytes_used: int) -> None:
+        self.revision += revision
+        self.removals += removals
+        self.bytes_used += bytes_used
+
+    def values(self) -> dict[str, int]:
+        return {"more_revision": self.revision, "more_removals": self.removals, "more_bytes_used": self.bytes_used}
+
+
+COUNT = Change(
     update(schema.namespaces)
     .where(schema.namespaces.c.id == bindparam("namespace_id"))
-    .values({name: schema.namespaces.c[name] + bindparam(f"more_{name}") for name in TALLIES})
+    .values(
+        {name: schema.namespaces.c[name] + bindparam(f"more_{name}") for name in ("revision", "removals", "bytes_used")}
+    )
 )
 
 
@@ -95,10 +115,10 @@ class NewRows:
     def __init__(self, *, queues: bool) -> None:
         self.queues = queues
         self.new_vectors: defaultdict[tuple[int, int], list[tuple[int, bytes]]] = defaultdict(list)
-        self.counted: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.counted: defaultdict[int, Tally] = defaultdict(Tally)
         self._rows: defaultdict[Table, list[dict[str, Any]]] = defaultdict(list)
         self._passages: list[NewPassage] = []
-        self._tallies: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self._tallies: defaultdict[int, Tally] = defaultdict(Tally)
 
     def add(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to one of the tables that are collected."""
@@ -155,11 +175,11 @@ class NewRows:
 
     def count(self, namespace_id: int, *, revision: int = 0, removals: int = 0, bytes_used: int = 0) -> None:
         """Add to what is counted of a namespace."""
-        self._tallies[namespace_id].update(revision=revision, removals=removals, bytes_used=bytes_used)
+        self._tallies[namespace_id].add(revision, removals, bytes_used)
 
     def bytes_of(self, namespace_id: int) -> int:
         """Return the bytes that wait for a namespace."""
-        return self._tallies[namespace_id]["bytes_used"] if namespace_id in self._tallies else 0
+        return self._tallies[namespace_id].bytes_used if namespace_id in self._tallies else 0
 
     def send(self, connection: Connection) -> None:
         """Insert everything that waits. The cubes that it refers to are there."""
@@ -171,11 +191,10 @@ class NewRows:
                 if rows[table]:
                     NEW[table].add_many(connection, rows[table])
         if self._tallies:
-            tallies, self._tallies = self._tallies, defaultdict(Counter)
+            tallies, self._tallies = self._tallies, defaultdict(Tally)
             for namespace_id, tally in tallies.items():
-                more = {f"more_{name}": tally[name] for name in TALLIES}
-                TALLY.run(connection, {"namespace_id": namespace_id, **more})
-                self.counted[namespace_id].update(tally)
+                COUNT.run(connection, {"namespace_id": namespace_id, **tally.values()})
+                self.counted[namespace_id].add(tally.revision, tally.removals, tally.bytes_used)
 
     def _number(self, connection: Connection) -> None:
         """Insert the passages, and give their ids to what belongs to them."""

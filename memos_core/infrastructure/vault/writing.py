@@ -117,9 +117,9 @@ class WriteSession(ReadSession):
         found = []
         for (collection_id, namespace_id), rows in self._rows.new_vectors.items():
             own, first = self._rows.counted[namespace_id], self._found_at.get(namespace_id)
-            if first is not None and not own["removals"]:
+            if first is not None and not own.removals:
                 place, (since, removals) = Place(collection_id, namespace_id, len(rows[0][1]) // 4), first
-                found.append(Arrival(place, since, since + own["revision"], removals, rows))
+                found.append(Arrival(place, since, since + own.revision, removals, rows))
         return found
 
     def ensure_namespace(self, name: str) -> Namespace:

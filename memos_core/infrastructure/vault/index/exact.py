@@ -200,6 +200,8 @@ def ranked(scores: Vector, start: int, count: int) -> Any:
 
 def strongest(ids: Ids, scores: Vector, least: float, most: int) -> Proposals:
     near = np.flatnonzero(scores >= least)
+    if not len(near):
+        return []
     best = near[np.argsort(-scores[near], kind="stable")][:most]
     return list(zip(ids[best].tolist(), scores[best].tolist(), strict=True))
 
