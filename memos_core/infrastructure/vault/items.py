@@ -12,9 +12,18 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, exists, func, not_, or_, select, update
 
-from memos_core.cube import MemCube, State, canonical_json
+from memos_core.cube import MemCube, canonical_json
 from memos_core.infrastructure.vault import erasure, schema
-from memos_core.infrastructure.vault.conditions import CHUNK, chunks, from_micros, live, micros, moment, of_collection
+from memos_core.infrastructure.vault.conditions import (
+    CHUNK,
+    HOLDS,
+    chunks,
+    from_micros,
+    live,
+    micros,
+    moment,
+    of_collection,
+)
 from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.reading import by_ids as query_by_ids
@@ -153,8 +162,7 @@ def keyed_query() -> Select[Any]:
     c, n = schema.cubes, schema.namespaces
     namespace = select(n.c.id).where(n.c.name == bindparam("namespace")).scalar_subquery()
     unexpired = or_(c.c.expires_at.is_(None), c.c.expires_at > bindparam("now"))
-    held = and_(c.c.dedup_key == bindparam("key"), c.c.state == str(State.ACTIVE))
-    return listed().where(c.c.namespace_id == namespace, held, unexpired)
+    return listed().where(c.c.namespace_id == namespace, c.c.dedup_key == bindparam("key"), HOLDS, unexpired)
 
 
 KEYED = Prepared(keyed_query())

@@ -17,7 +17,7 @@ from memos_core.cube import MemCube, State, canonical_json
 from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import erasure, granting, heat, schema
-from memos_core.infrastructure.vault.conditions import from_micros, micros
+from memos_core.infrastructure.vault.conditions import HOLDS, from_micros, micros
 from memos_core.infrastructure.vault.index.base import Place
 from memos_core.infrastructure.vault.index.exact import Arrival
 from memos_core.infrastructure.vault.inserting import NewCube, NewRows
@@ -39,7 +39,7 @@ HOLDER = Prepared(
     select(schema.cubes.c.id, schema.cubes.c.version, schema.cubes.c.expires_at).where(
         schema.cubes.c.namespace_id == bindparam("namespace_id"),
         schema.cubes.c.dedup_key == bindparam("dedup_key"),
-        schema.cubes.c.state == str(State.ACTIVE),
+        HOLDS,
     )
 )
 QUEUES = Prepared(select(func.count()).select_from(schema.index_state))
