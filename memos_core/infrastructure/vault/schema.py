@@ -419,6 +419,8 @@ recall_cubes = Table(
     Column("signals", Text, nullable=False),
     Column("share", Float),  # of what the answer took from memory; NULL: not known
     Column("verdict", Float),  # the caller's, between -1 and 1; NULL: none was given
+    Column("span_start", Integer),  # the characters of a long memory that the answer used; NULL: not known
+    Column("span_end", Integer),
     Index("recall_cubes_by_cube", "cube_id"),
     sqlite_with_rowid=False,
 )
