@@ -253,8 +253,8 @@ def test_a_vault_with_other_indexes_is_brought_up_to_date_without_loss(tmp_path,
 
     old, upgrade = tmp_path / "old", command.upgrade
     with monkeypatch.context() as patch:
-        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0010"))
-        patch.setattr(migrate, "HEAD", "0010")
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0011"))
+        patch.setattr(migrate, "HEAD", "0011")
         with MemOS.open(old, embedder=HashEmbedder(), clock=clock) as memos:
             ada = memos.scope("ada")
             receipts = ada.add_many([f"tea {number}" for number in range(20)])
