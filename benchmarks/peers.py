@@ -255,12 +255,12 @@ class Txtai(OfTexts):
     def made(self, documents: Sequence[Document], k: int) -> Any:
         from txtai import Embeddings
 
-        index = Embeddings(method="external", transform=self.vectors, hybrid=True, content=False)
+        def vectors(texts: Sequence[str]) -> Any:
+            return np.stack([self.embed(text) for text in texts])
+
+        index = Embeddings(method="external", transform=vectors, hybrid=True, content=False)
         index.index([(one.ref, one.text, None) for one in documents])
         return index
-
-    def vectors(self, texts: Sequence[str]) -> Any:
-        return np.stack([self.embed(text) for text in texts])
 
 
 class Mem0(Peer):
