@@ -1,6 +1,6 @@
 """Do merges and splits that use speaks for help? Annotated questions with right feedback, and with an adversary.
 
-    python benchmarks/restructuring.py --input locomo-dev.json.gz
+    python benchmarks/restructuring.py --input locomo-dev.json.gz --input realmem-dev.json.gz
 
 For the first two thirds of each user's questions, in a random order, the evidence counts as used, and of a long memory
 the part that the annotated answer is made of. Everything that is proposed is adopted, more than background work would
