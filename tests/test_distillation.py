@@ -196,7 +196,7 @@ def test_too_few_steps_fail_the_gates_and_leave_the_memory_in_text(reader: HFEng
     material = Material(reader, tuple(cubes("Mira's cat is called Biscuit.")), DictActivations())
     stages: list[str] = []
     settings = DistillSettings(steps=2, check_every=1, batch=2, foreign_batch=1, quiet_batch=1)
-    few = Distillation(settings, sizes=Sizes(8, 8, 8, 8, 8, 8))
+    few = Distillation(settings, sizes=Sizes(8, 8, 8, 8, 8, 8, 8))
     proposal = few.propose(
         Material(reader, material.cubes, material.activations, progress=lambda told: stages.append(told.stage))
     )
@@ -205,7 +205,7 @@ def test_too_few_steps_fail_the_gates_and_leave_the_memory_in_text(reader: HFEng
     assert stages[0] == "making questions"
     assert stages[-1] == "examining"
     assert proposal.target is MemoryType.PARAMETRIC
-    assert proposal.parameters["templates"] == "study/1"
+    assert proposal.parameters["templates"] == "study/2"
     assert proposal.parameters["strangers"] == "strangers/1"
     assert 0 <= proposal.fidelity["foreign memory in context"] <= 1
 

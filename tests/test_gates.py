@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def reader() -> Iterator[HFEngine]:
 
 @pytest.fixture(scope="module")
 def course(reader: HFEngine) -> Course:
-    few = Sizes(8, 20, 4, 12, 12, 4)
+    few = Sizes(8, 20, 4, 4, 12, 12, 4)
     return Maker(Reading(reader.loaded), cubes("My cat is called Biscuit."), bundled_templates(), 0, sizes=few).course(
         []
     )
@@ -81,9 +82,15 @@ def test_what_is_learned_contradicts_nothing_that_is_asked_of_the_own(course: Co
     assert {lesson.start for lesson in course.lessons.quiet} == {0}
 
 
+def test_no_lesson_is_asked_in_a_phrasing_that_the_own_are_examined_in(course: Course) -> None:
+    lessons = [*course.lessons.own, *course.lessons.foreign, *course.lessons.quiet, *course.checks]
+    assert {lesson.question.text for lesson in course.exam.alone} == {"What is my cat named?"}
+    assert not any(re.fullmatch(r"What is .* named\?", lesson.question.text) for lesson in lessons)
+
+
 def test_conflicting_memories_fail_and_stay_text(tmp_path: Path, reader: HFEngine) -> None:
     texts = ("My cat is called Biscuit.", "My cat is called Pepper.")
-    few = Distillation(DistillSettings(steps=25), sizes=Sizes(40, 20, 20, 20, 12, 10))
+    few = Distillation(DistillSettings(steps=25), sizes=Sizes(40, 20, 20, 20, 20, 12, 10))
     proposal = few.propose(Material(reader, tuple(cubes(*texts)), DictActivations()))
     assert not proposal.passed
     assert proposal.fidelity["recall"] <= 0.5
