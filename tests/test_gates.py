@@ -104,12 +104,14 @@ def test_conflicting_memories_fail_and_stay_text(tmp_path: Path, reader: HFEngin
 def test_one_fact_passes_every_gate_and_answers_without_a_memory_in_the_prompt(
     tmp_path: Path, reader: HFEngine
 ) -> None:
-    """The gates ask for a little less than by default: how training ends depends on how a processor rounds."""
+    """Fewer lessons than by default, and gates that ask for less: a test is not to take minutes."""
     easier = GateSettings(among=0.92, foreign=0.96, foreign_among=0.95, rivals=0.93, unrelated=0.9, peers=0.9)
     with MemOS.open(tmp_path / "memory", engine=reader, embedder=HashEmbedder()) as memos:
         ada = memos.scope("ada")
         cube = ada.get(ada.add("My cat is called Biscuit.").cube_id or "")
-        proposal = Distillation(gates=easier).propose(Material(reader, (cube,), DictActivations()))
+        few = Sizes(400, 800, 200, 20, 200, 160, 60)
+        distillation = Distillation(DistillSettings(steps=100), easier, sizes=few)
+        proposal = distillation.propose(Material(reader, (cube,), DictActivations()))
         lora = ada.get(memos._layers.transforms.commit(Principal("ada"), proposal))
         gates = lora.header.descriptive.lineage.parameters["gates"]
         assert isinstance(gates, list)

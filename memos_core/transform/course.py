@@ -48,9 +48,9 @@ class Sizes:
         examined_unrelated: For the gate on unrelated questions.
     """
 
-    learned: int = 1000
-    learned_rivals: int = 2400
-    learned_unrelated: int = 400
+    learned: int = 2000
+    learned_rivals: int = 3000
+    learned_unrelated: int = 500
     checked: int = 80
     examined: int = 400
     examined_rivals: int = 320

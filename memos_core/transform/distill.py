@@ -48,7 +48,7 @@ class DistillSettings(BaseModel):
     Attributes:
         rank: Rank of the adapter.
         targets: Ends of the names of the modules that it acts on; empty: all linear ones but the head.
-        steps: Most steps; None: 250, and 50 for each statement that is taught, 1,500 at most.
+        steps: Most steps; None: 100, and 75 for each statement that is taught, 1,500 at most.
         batch: Own lessons in a step.
         foreign_batch: Foreign lessons in a step.
         quiet_batch: Quiet lessons in a step.
@@ -81,7 +81,7 @@ class DistillSettings(BaseModel):
 
     def most_steps(self, facts: int = 1) -> int:
         """Return the most steps for that many statements."""
-        return self.steps or min(250 + 50 * facts, 1500)
+        return self.steps or min(100 + 75 * facts, 1500)
 
     def for_facts(self, facts: int) -> DistillSettings:
         """Return the settings with their steps written out."""
