@@ -122,8 +122,9 @@ def test_training_stops_where_nothing_improves() -> None:
 
 def test_gradient_checkpointing_gives_the_same_adapter() -> None:
     model, _ = tiny_model("llama")
-    plain = trained(model)
-    other = trained(model, FEW.model_copy(update={"gradient_checkpointing": True}))
+    settings = FEW.model_copy(update={"whitening": 0.1})  # of two lessons: a lower floor would magnify rounding
+    plain = trained(model, settings)
+    other = trained(model, settings.model_copy(update={"gradient_checkpointing": True}))
     for name, pair in plain.factors.items():
         torch.testing.assert_close(pair.up, other.factors[name].up, atol=1e-5, rtol=1e-4)
     assert not model.training
