@@ -153,8 +153,8 @@ class BlobReader(Protocol):
         """Identity of the namespace; tensors kept in memory are never shared across owners."""
         ...
 
-    def read(self, address: str) -> bytes:
-        """Return the blob after checking its digest.
+    def read(self, address: str) -> bytes | bytearray:
+        """Return the blob after checking its digest; a ``bytearray`` is the caller's own.
 
         Raises:
             BlobDamaged: It is missing or not what it should be.

@@ -292,7 +292,8 @@ class HFEngine(Engine):
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
-        _ = self._loaded.refusal or self._loaded.batch_refusal  # likewise what is found out by computing a little
+        # Likewise what is found out by computing a little.
+        _ = self._loaded.cache_refusal or self._loaded.refusal or self._loaded.batch_refusal
         decide = partial(self._composer.verdict, self._loaded, self._run) if self._composer.approximate else None
         rules = KVRules(self._codec.name, self._composer.policy.mode, decide, self._max_request_bytes)
         return resolve(self._loaded, self._prefixes(), request, rules, bank=self._bank)

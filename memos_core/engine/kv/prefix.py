@@ -61,7 +61,7 @@ class PrefixCache:
         owner: str,
         stored: Sequence[StoredActivation],
         token_ids: TokenIds,
-        read: Callable[[StoredActivation], bytes],
+        read: Callable[[StoredActivation], bytes | bytearray],
         *,
         exact: bool = False,
     ) -> tuple[StoredActivation, int] | None:

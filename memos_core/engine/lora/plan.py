@@ -191,6 +191,9 @@ class Moment:
         patch = self.plan.patch(name)
         if patch is None:
             return output
+        if states.dim() > 3 and states.shape[1:-2].numel() == 1 and states.shape[-2] == self.length:
+            # Latent attention gives its keys a dimension for heads, and there is one.
+            return self.add(name, states.flatten(0, -3), output.flatten(0, -3)).view_as(output)
         down, up, _ = patch
         if states.dim() != 3 or states.size(0) != down.size(0):
             return self.add_widely(name, patch, states, output)
@@ -209,6 +212,8 @@ class Moment:
         made = self.masks.get(patch.ranks)
         if made is None:
             made = self.masks[patch.ranks] = self.make_mask(patch, states)
+        if states.shape[-2] > made.shape[1]:
+            raise UnsupportedOption("the model adds positions of its own, so an adapter cannot tell which are memory")
         # A model may compute its last module for the last positions only.
         return made[:, -states.shape[-2] :]
 
