@@ -29,7 +29,7 @@ QUESTIONS = ("What is my cat called?", "Who?", "When do we meet, and where, and 
 MEMORIES = ((), FACTS[:1], FACTS[:2], FACTS)
 ADAPTERS = ((), (0,), (1,), (0, 1), ("full",))
 SLOW = settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 
 
@@ -82,7 +82,7 @@ class House:
         self.alone = functools.cache(self._alone)
 
     def request(self, row: Row) -> EngineRequest:
-        words = QUESTIONS[row.question] * (40 if row.fate == "fails" else 1)
+        words = QUESTIONS[row.question] * (200 if row.fate == "fails" else 1)
         sampled = {} if row.seed is None else {"temperature": 0.9, "seed": row.seed}
         asked = ask(
             row.inject,
