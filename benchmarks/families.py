@@ -253,7 +253,7 @@ class Survey:
     @torch.inference_mode()
     def logits(self) -> float:
         """Return the largest difference of a logit behind a stored prefix."""
-        ids = torch.randint(3, 390, (48,), generator=torch.Generator().manual_seed(5)).tolist()
+        ids = torch.randint(3, len(TOKENIZER), (48,), generator=torch.Generator().manual_seed(5)).tolist()
         full = self.model(input_ids=torch.tensor([ids])).logits[0]
         apart = []
         for split in (1, 15, 16, 17, 47):
