@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from family_table import families
+from kv_tables import families, kv_read_ahead
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -436,8 +436,19 @@ def headlines() -> str:
 
 
 MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, writes, items)
-MODEL = (latency, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model, families)
-STORED_KV = (kv_speed, kv_decode, kv_storage, kv_grid, kv_prefetch, kv_composition, kv_composition_answers, kv_batch)
+MODEL = (latency, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
+STORED_KV = (
+    families,
+    kv_read_ahead,
+    kv_speed,
+    kv_decode,
+    kv_storage,
+    kv_grid,
+    kv_prefetch,
+    kv_composition,
+    kv_composition_answers,
+    kv_batch,
+)
 TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV)}
 
 

@@ -205,7 +205,7 @@ def test_every_read_is_used_or_wasted_or_waits_and_the_budget_holds(steps: list[
                 held.pop(gone)
         elif step == "use":
             book.use(key)
-        else:
+        elif step == "lose":
             held.pop(key, None)
         counts = book.counts
         assert counts["reads"] == counts["used"] + counts["wasted"] + counts["waiting"]

@@ -82,8 +82,8 @@ class Foreseen(Generic[Key]):
             held: Tells whether something that was read is still in memory.
         """
         with self._lock:
-            gone = [each for each in self._waiting if not held(each)]
-            left = {each: size for each, size in self._waiting.items() if each not in gone and each != key}
+            gone = [each for each in self._waiting if each == key or not held(each)]
+            left = {each: size for each, size in self._waiting.items() if each not in gone}
             too_much = sum(left.values()) + size_bytes - self.max_bytes
             let_go = []
             for each, size in left.items():

@@ -1,4 +1,4 @@
-"""The table of docs/families.md: families that fare alike stand in one row."""
+"""Further tables of ``tables.py``: stored KV in each family, and what reading it ahead of turns comes to."""
 
 from __future__ import annotations
 
@@ -7,17 +7,31 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).resolve().parent / "results" / "families.json"
+RESULTS = Path(__file__).resolve().parent / "results"
 QUESTIONS = ("text", "kv", "batch", "adapter")
 
 
 def families() -> str:
     """What becomes of stored KV in each family of transformers that was looked at."""
     alike: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for name, row in json.loads(RESULT.read_text(encoding="utf-8"))["families"].items():
+    for name, row in json.loads((RESULTS / "families.json").read_text(encoding="utf-8"))["families"].items():
         alike[outcome(row)].append(f"`{name}`")
     lines = [f"| {what} | {len(names)} | {', '.join(names)} |\n" for (_, what), names in sorted(alike.items())]
     return "".join(["| memory as stored KV | | families |\n", "| --- | --- | --- |\n", *lines])
+
+
+def kv_read_ahead() -> str:
+    """Turns of several users with KV read ahead and without."""
+    turns = json.loads((RESULTS / "kv_read_ahead.json").read_text(encoding="utf-8"))
+    lines = [
+        "| reading ahead | chat, to the first token | from RAM | reads ahead | used | for nothing |\n",
+        "| --- " * 6 + "|\n",
+    ]
+    for name, row in turns["modes"].items():
+        figures = (f"{1000 * row['seconds']:.0f} ms", f"{row['from_ram']} of {row['turns']}")
+        counts = (str(row["ahead"][key]) for key in ("reads", "used", "wasted"))
+        lines.append(f"| {' | '.join((name, *figures, *counts))} |\n")
+    return "".join(lines)
 
 
 def outcome(row: dict[str, Any]) -> tuple[int, str]:
