@@ -86,7 +86,7 @@ PARTICULAR: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), LATENT),
     "bailing_hybrid": {**LATENT, "num_hidden_layers": 8},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "codegen": {"n_head": 8, "n_embd": 256, "rotary_dim": 8, "n_inner": 128},
+    "codegen": {"num_attention_heads": 8, "hidden_size": 256, "rotary_dim": 8, "n_inner": 128},
     "dbrx": {"attn_config": {"kv_n_heads": 1, "clip_qkv": 8, "rope_theta": 10000.0}},
     "diffllama": {"num_key_value_heads": 2},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16},

@@ -27,7 +27,8 @@ from memos_core.testing.models import tiny_model
 
 USERS, TOPICS, SHARE = 3, ("The red box", "The green shelf"), 0.4
 """Of each user there is a chain for each topic; ``SHARE`` of their bytes stay in memory."""
-BUDGET = 400
+BUDGET, K = 400, 8
+"""Tokens of memory, and memories that a search may find, of contexts as of chats."""
 MODES = {"off": 0, "on": 2**28}
 
 
@@ -73,7 +74,7 @@ def taken(
     with MemOS.open(folder, engine=engine, embedder=HashEmbedder()) as memos:
         for turn in range(options.rounds):
             for user, topic in people(memos):
-                user.context(topic, max_tokens=BUDGET)
+                user.context(topic, max_tokens=BUDGET, k=K)
                 engine._ahead.submit(lambda: 0, 0).result()  # he thinks
                 count += 1
                 asked = topic if count % 4 else next(each for each in TOPICS if each != topic)

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kv_tables import families, kv_read_ahead
+from kv_tables import KV_TABLES, RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "families.md")
 READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
 PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -437,19 +436,8 @@ def headlines() -> str:
 
 MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, writes, items)
 MODEL = (latency, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
-STORED_KV = (
-    families,
-    kv_read_ahead,
-    kv_speed,
-    kv_decode,
-    kv_storage,
-    kv_grid,
-    kv_prefetch,
-    kv_composition,
-    kv_composition_answers,
-    kv_batch,
-)
-TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV)}
+STORED_KV = (kv_speed, kv_decode, kv_storage, kv_grid, kv_prefetch, kv_composition, kv_composition_answers, kv_batch)
+TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV, *KV_TABLES)}
 
 
 def filled(text: str) -> str:

@@ -199,9 +199,9 @@ class LoadedModel:
 
     @property
     def cache_refusal(self) -> str | None:
-        """Why this model does not go on from a cache as from the tokens themselves, or None if it does or has a
-        running state, which nobody can look into. Loads the model."""
-        if self._once("refusal", lambda: refusal(self.config)) is not None:
+        """Why this model does not go on from a cache as from the tokens themselves, or None if it does, takes none, or
+        has a running state, which nobody can look into. Loads the model."""
+        if "past_key_values" not in self.accepts or self._once("refusal", lambda: refusal(self.config)) is not None:
             return None
         made: str | None = self._once("cache", lambda: probe_cache(self.model))
         return made

@@ -109,9 +109,9 @@ def probe_cache(model: Any) -> str | None:
     looks like an answer.
     """
     whole = torch.tensor([[*PREFIX, *sum(PARTS, ())]], device=model.device)
-    expected = model(input_ids=whole, use_cache=False).logits[0, len(PREFIX) :]
-    cache = new_cache(model.config)
     try:
+        expected = model(input_ids=whole, use_cache=False).logits[0, len(PREFIX) :]
+        cache = new_cache(model.config)
         feed(model, PREFIX, past_key_values=cache)
         blob = snapshot(cache, as_token_ids(PREFIX), "", layer_types(model.config))
         cache = cache if blob is None else container(model.config, blob, len(PREFIX))
@@ -123,6 +123,8 @@ def probe_cache(model: Any) -> str | None:
     # Experts are chosen by rounded scores, so that here and there a position may differ much; a memory that was not
     # seen shows in all.
     scale = float(expected.float().abs().max())
+    if not 0 < scale < float("inf"):
+        return None  # a model that gives no numbers gives none behind a prefix either
     apart = sorted(((got.float() - expected.float()).abs().amax(-1) / scale).tolist())
     usual = apart[len(apart) * 2 // 3 - 1]
     if usual <= torch.finfo(expected.dtype).eps ** 0.5:
