@@ -1,4 +1,4 @@
-"""Further tables of ``tables.py``: stored KV in each family, and what reading it ahead of turns comes to."""
+"""A further table of ``tables.py``: stored KV in each family; those that fare alike stand in one row."""
 
 from __future__ import annotations
 
@@ -21,20 +21,6 @@ def families() -> str:
     return "".join(["| memory as stored KV | | families |\n", "| --- | --- | --- |\n", *lines])
 
 
-def kv_read_ahead() -> str:
-    """Turns of several users with KV read ahead and without."""
-    turns = json.loads((RESULTS / "kv_read_ahead.json").read_text(encoding="utf-8"))
-    lines = [
-        "| reading ahead | chat, to the first token | from RAM | reads ahead | used | for nothing |\n",
-        "| --- " * 6 + "|\n",
-    ]
-    for name, row in turns["modes"].items():
-        figures = (f"{1000 * row['seconds']:.0f} ms", f"{row['from_ram']} of {row['turns']}")
-        counts = (str(row["ahead"][key]) for key in ("reads", "used", "wasted"))
-        lines.append(f"| {' | '.join((name, *figures, *counts))} |\n")
-    return "".join(lines)
-
-
 def outcome(row: dict[str, Any]) -> tuple[int, str]:
     """Return a place in the table, and words."""
     if "not_made" in row:
@@ -52,4 +38,4 @@ def outcome(row: dict[str, Any]) -> tuple[int, str]:
     return 2, "exact; copied into transformers' cache, requests take turns"
 
 
-KV_TABLES = (families, kv_read_ahead)
+KV_TABLES = (families,)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import ask, cubes, engine
+from engine_parts import ask, cubes
 from hypothesis import given
 from hypothesis import strategies as st
 from test_kv_tiers import endless
@@ -24,7 +24,7 @@ QUESTION = "What is my cat called?"
 
 
 def reader(**options: Any) -> HFEngine:
-    return HFEngine.from_model(*tiny_model("llama"), name="llama", **options)
+    return HFEngine.from_model(*tiny_model("llama"), name="llama", **{"read_ahead_bytes": 2**28, **options})
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ class Slow(DictActivations):
 
 
 def test_a_chat_that_comes_meanwhile_waits_for_that_read_and_reads_nothing_itself() -> None:
-    runner, store, memory = engine(), Slow(), cubes()
+    runner, store, memory = reader(), Slow(), cubes()
     store.fill(runner, memory)
     ahead = runner.read_ahead(ask("kv", memory, store=store))
     assert store.begun.wait(60)

@@ -50,7 +50,6 @@ __all__ = ["HFEngine"]
 DEFAULT_KV_BYTES = 2 * 2**30
 DEFAULT_KV_HOST_BYTES = 8 * 2**30
 DEFAULT_ADAPTER_BYTES = 2**28
-DEFAULT_READ_AHEAD_BYTES = 2**28
 Event = Piece | Done | Failed
 KVCodec = Literal["raw", "int8", "int4", "fp8", "grid10", "grid8", "grid7", "grid6", "grid5"]
 
@@ -73,7 +72,7 @@ class HFEngine(Engine):
             free. A request that needs more is refused with ``DeviceMemoryExceeded`` before anything is computed.
         adapter_memory_bytes: Budget for adapters that are kept loaded between requests.
         read_ahead_bytes: Most stored KV that is read, while no request is under way, for a turn that may come and has
-            not come yet; 0: none.
+            not come yet; 0, the default: none.
 
     Raises:
         InvalidInput: There is no such codec, or no such way to compose.
@@ -89,7 +88,7 @@ class HFEngine(Engine):
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
         adapter_memory_bytes: int = DEFAULT_ADAPTER_BYTES,
-        read_ahead_bytes: int = DEFAULT_READ_AHEAD_BYTES,
+        read_ahead_bytes: int = 0,
     ) -> None:
         self._loaded = loaded
         self._max_request_bytes = max_request_bytes
@@ -118,7 +117,7 @@ class HFEngine(Engine):
         trust_remote_code: bool = False,
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
-        read_ahead_bytes: int = DEFAULT_READ_AHEAD_BYTES,
+        read_ahead_bytes: int = 0,
     ) -> HFEngine:
         """Return an engine for a model in a folder, on the hub, or ``memos-reader``, which ships with MemOS.
 
@@ -170,7 +169,7 @@ class HFEngine(Engine):
         kv_codec: KVCodec = "raw",
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
-        read_ahead_bytes: int = DEFAULT_READ_AHEAD_BYTES,
+        read_ahead_bytes: int = 0,
     ) -> HFEngine:
         """Return an engine for a model that is in memory already, in evaluation mode. It is used where it is."""
         loaded = LoadedModel(MemorySource(model, tokenizer, name))
