@@ -27,6 +27,7 @@ __all__ = [
     "audit_cubes",
     "collections",
     "cubes",
+    "document_fields",
     "grants",
     "index_state",
     "job_cubes",
@@ -105,7 +106,7 @@ cubes = Table(
     Column("header_digest", String(64), nullable=False),
     Index("cubes_by_namespace", "namespace_id", "id"),
     Index("cubes_by_session", "namespace_id", "session", "id"),
-    Index("cubes_by_collection", "namespace_id", "collection", "id"),
+    Index("cubes_by_place", "namespace_id", "collection", "item_path", "id"),
     Index(
         "cubes_by_agent",
         "namespace_id",
@@ -120,8 +121,13 @@ cubes = Table(
         sqlite_where=text("type <> 'plaintext'"),
         postgresql_where=text("type <> 'plaintext'"),
     ),
-    Index("cubes_by_fingerprint", "namespace_id", "fingerprint"),
-    Index("cubes_by_item", "namespace_id", "item_path", "id"),
+    Index(
+        "cubes_by_fingerprint",
+        "namespace_id",
+        "fingerprint",
+        sqlite_where=text("fingerprint IS NOT NULL"),
+        postgresql_where=text("fingerprint IS NOT NULL"),
+    ),
     Index(
         "cubes_without_duplicates",
         "namespace_id",
@@ -146,7 +152,12 @@ versions = Table(
     Column("author", String, nullable=False),
     Column("reason", String, nullable=False),
     Column("committed", BigInteger, nullable=False),
-    Index("versions_by_blob", "blob_address"),
+    Index(
+        "versions_by_blob",
+        "blob_address",
+        sqlite_where=text("blob_address IS NOT NULL"),
+        postgresql_where=text("blob_address IS NOT NULL"),
+    ),
 )
 
 tags = Table(
@@ -154,6 +165,17 @@ tags = Table(
     metadata,
     Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
     Column("tag", String, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+document_fields = Table(
+    "document_fields",
+    metadata,
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("field", String, primary_key=True),
+    Column("value", String, primary_key=True),  # as ``selecting.encoded`` keeps it
+    Column("collection", String, nullable=False),
+    Index("document_fields_by_value", "collection", "field", "value"),
     sqlite_with_rowid=False,
 )
 
@@ -169,7 +191,7 @@ passages = Table(
     Column("length", Integer, nullable=False),
     Column("terms_crc", BigInteger, nullable=False),
     Index("passages_by_cube", "cube_id"),
-    Index("passages_by_namespace", "namespace_id", "cube_id", "length"),
+    Index("passages_by_namespace", "namespace_id", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -247,7 +269,7 @@ usage = Table(
     Column("contribution", Float),
     Column("last_used", BigInteger),
     Column("heat", Float, nullable=False, server_default="0"),  # as of last_used
-    Index("usage_by_heat", "heat"),
+    sqlite_with_rowid=False,
 )
 
 audit = Table(
@@ -270,6 +292,7 @@ audit_cubes = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("cube_id", String(26), nullable=False),  # outlives the cube
     Index("audit_cubes_by_cube", "cube_id"),
+    sqlite_with_rowid=False,
 )
 
 outbox = Table(
@@ -396,6 +419,8 @@ recall_cubes = Table(
     Column("signals", Text, nullable=False),
     Column("share", Float),  # of what the answer took from memory; NULL: not known
     Column("verdict", Float),  # the caller's, between -1 and 1; NULL: none was given
+    Column("span_start", Integer),  # the characters of a long memory that the answer used; NULL: not known
+    Column("span_end", Integer),
     Index("recall_cubes_by_cube", "cube_id"),
     sqlite_with_rowid=False,
 )
