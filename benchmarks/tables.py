@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kv_tables import KV_TABLES, RESULTS
+
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "families.md")
 READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
 PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -224,12 +225,23 @@ def recall() -> str:
     return table(["conversations", "questions", "system", "recall@1", "recall@5", "recall@10"], rows)
 
 
+def robustness() -> str:
+    """Evidence among the ten best hits where something is missing or different, beside plain search."""
+    rows = []
+    for name, result in load(RESULTS / "robustness.json")["files"].items():
+        for variant, systems in result["variants"].items():
+            cells = (f"{systems[system]['recall@10']:.3f}" for system in ("memos", "minilm", "bm25", "bm25 + minilm"))
+            rows.append([SETS[name], variant, *cells])
+    return table(["conversations", "brought to memory", "MemOS", "MiniLM", "BM25", "both"], rows)
+
+
 SETS = {"locomo-dev.json.gz": "LoCoMo, development", "realmem-dev.json.gz": "RealMem, users held out"}
 NAMES = {
     "memos": "MemOS",
     "chroma": "Chroma",
     "langchain ensemble": "LangChain EnsembleRetriever",
     "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
+    "txtai hybrid": "txtai, hybrid",
     "llamaindex index": "LlamaIndex VectorStoreIndex",
     "langgraph InMemoryStore": "LangGraph InMemoryStore",
 }
@@ -433,10 +445,10 @@ def headlines() -> str:
     return table(["on a CPU", "MemOS", "compared with"], rows)
 
 
-MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, writes, items)
+MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, robustness, writes, items)
 MODEL = (latency, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
 STORED_KV = (kv_speed, kv_decode, kv_storage, kv_grid, kv_prefetch, kv_composition, kv_composition_answers, kv_batch)
-TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV)}
+TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV, *KV_TABLES)}
 
 
 def filled(text: str) -> str:

@@ -24,6 +24,12 @@ Column = NDArray[np.float32]
 DAY = 86_400e6
 FRESH_DAYS = 30.0
 
+PART = 32
+"""Passages of a session that are one part of it: a chat that never ends is about many things."""
+
+QUESTION_WORDS = 10.0
+"""Words of a text that does nothing but ask; a longer one that ends by asking mostly tells something before."""
+
 
 class Beside:
     """Moves values to the neighbours of a passage; 0 comes in where there is none."""
@@ -64,12 +70,12 @@ class Ground:
 
     Attributes:
         beside: Who stands beside whom.
-        starts: Row at which each group begins.
-        sizes: Passages of each group.
+        starts: Row at which each part of a group begins.
+        sizes: Passages of each part.
         norm: Of their lengths, for BM25.
         window_norm: The same of passages together with their neighbours.
         length: How long each is, in standard deviations from the mean, of the logarithm.
-        asks: 1 where the text ends by asking.
+        asks: 1 where the text ends by asking, less the more it says besides.
         speaker: Number of the speaker.
         moment: When it was said, in microseconds.
         recent: 1 for the newest, fading with the days before it.
@@ -109,7 +115,7 @@ def made(survey: Survey) -> Ground:
     rows = survey.rows
     group, lengths, moment = rows["group"], rows["length"].astype(np.float32), rows["moment"].copy()
     beside = Beside(group)
-    starts = np.flatnonzero(np.r_[True, ~beside.same])
+    starts = parts_of(beside)
     logs = np.log1p(lengths)
     late = np.empty(len(rows), np.float32)
     late[np.argsort(moment, kind="stable")] = np.arange(1, len(rows) + 1) / len(rows)
@@ -121,7 +127,7 @@ def made(survey: Survey) -> Ground:
         norm=norm_of(lengths),
         window_norm=norm_of(beside.around(lengths)),
         length=np.clip((logs - logs.mean()) / (float(logs.std()) or 1.0), -3, 3),
-        asks=rows["question"].astype(np.float32),
+        asks=rows["question"] * np.minimum(QUESTION_WORDS / np.maximum(lengths, 1), 1).astype(np.float32),
         speaker=speakers,
         moment=moment,
         recent=np.exp(-((moment.max() - moment) / DAY) / FRESH_DAYS).astype(np.float32),
@@ -131,6 +137,14 @@ def made(survey: Survey) -> Ground:
         voices=min(len(np.unique(speakers[speakers > 0])), 4),
         wordiness=float(np.log1p(rows["length"].mean())),
     )
+
+
+def parts_of(beside: Beside) -> NDArray[np.intp]:
+    """Return the row at which each part of a group begins."""
+    first = np.r_[True, ~beside.same]
+    row = np.arange(len(first))
+    place = row - np.maximum.accumulate(np.where(first, row, 0))
+    return np.flatnonzero(place % PART == 0)
 
 
 def first(speaker: str) -> str:
