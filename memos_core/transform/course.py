@@ -184,9 +184,15 @@ class Maker:
         return self.reading.taught([replace(each, answer=said) for each, said in zip(lessons, answers, strict=True)])
 
     def kept(self, lessons: Sequence[Lesson]) -> Iterator[Lesson]:
-        """Yield what is worth keeping of what the model says by itself: not what it reads wrong."""
+        """Yield what is worth keeping of what the model says by itself: not what it reads wrong.
+
+        What it says without a memory is kept as sure as it is: one that is made surer that it does not know outdoes
+        the adapter beside it that does.
+        """
         for each in lessons:
-            if not each.start or each.question.answered_by(self.reading.text(each.answer)):
+            if not each.start:
+                yield each
+            elif each.question.answered_by(self.reading.text(each.answer)):
                 yield sharpened(each)
 
     def own(self, questions: Sequence[Question], others: Sequence[MemCube]) -> Iterator[Lesson]:
