@@ -25,6 +25,7 @@ __all__ = [
     "LlamaIndexIndex",
     "Mem0",
     "Peer",
+    "Txtai",
 ]
 
 
@@ -279,6 +280,29 @@ class Mem0(Peer):
     def search(self, user: str, text: str, k: int) -> list[str]:
         found = self.memory.search(text, filters={"user_id": user}, limit=k)
         return [item["metadata"]["ref"] for item in found["results"]]
+
+
+class Txtai(Peer):
+    """txtai, hybrid: an index of BM25 and vectors for each user, to which what arrives is added; nothing durable."""
+
+    name = "txtai hybrid"
+
+    def __init__(self, folder: Path, embed: Callable[[str], Vector]) -> None:
+        super().__init__(folder, embed)
+        self.indexes: dict[str, Any] = {}
+
+    def add(self, documents: Sequence[Document]) -> None:
+        from txtai.embeddings import Embeddings
+
+        index = self.indexes.get(documents[0].user)
+        if index is None:
+            many = lambda texts: np.stack([self.embed(text) for text in texts])  # noqa: E731
+            index = Embeddings({"method": "external", "transform": many, "hybrid": True})
+            self.indexes[documents[0].user] = index
+        index.upsert([(one.ref, one.text, None) for one in documents])
+
+    def search(self, user: str, text: str, k: int) -> list[str]:
+        return [name for name, _ in self.indexes[user].search(text, k)]
 
 
 PEERS: Mapping[str, type[Peer]] = {
