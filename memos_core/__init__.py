@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from memos_core.operation.jobs import JobSettings
     from memos_core.operation.learning.feedback import Judgement
     from memos_core.operation.learning.learning import LearningSettings
+    from memos_core.operation.learning.proposals import Proposal, RestructuringPolicy
     from memos_core.operation.resolving import Resolution
     from memos_core.operation.retention import RetentionPolicy
     from memos_core.records import (
@@ -116,12 +117,14 @@ HOMES = {
     "Page": "memos_core.records",
     "PathPattern": "memos_core.item",
     "Placement": "memos_core.records",
+    "Proposal": "memos_core.operation.learning.proposals",
     "PutItem": "memos_core.item",
     "Receipt": "memos_core.records",
     "Remember": "memos_core.conversation",
     "Reply": "memos_core.records",
     "Resolution": "memos_core.operation.resolving",
     "ReplyChunk": "memos_core.records",
+    "RestructuringPolicy": "memos_core.operation.learning.proposals",
     "RetentionPolicy": "memos_core.operation.retention",
     "Scope": "memos_core.scope",
     "State": "memos_core.cube",
@@ -188,12 +191,14 @@ __all__ = [
     "Page",
     "PathPattern",
     "Placement",
+    "Proposal",
     "PutItem",
     "Receipt",
     "Remember",
     "Reply",
     "ReplyChunk",
     "Resolution",
+    "RestructuringPolicy",
     "RetentionPolicy",
     "Scope",
     "State",

@@ -15,6 +15,7 @@ from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.forms.forms import MemForms
 from memos_core.operation.learning.feedback import MemFeedback
 from memos_core.operation.learning.learning import MemLearning
+from memos_core.operation.learning.restructuring import MemRestructuring
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
@@ -36,7 +37,7 @@ def lifecycle(layers: Layers) -> MemLifecycle:
 
 
 def merging(layers: Layers) -> MemMerging:
-    return layers.merging
+    return layers.restructuring.merging
 
 
 def time_machine(layers: Layers) -> MemSnapshots:
@@ -79,6 +80,11 @@ def judging(layers: Layers) -> MemFeedback:
 
 def lessons(layers: Layers) -> MemLearning:
     return layers.learning
+
+
+def restructuring(layers: Layers) -> MemRestructuring:
+    layers.feedback.flush()  # what was noted a moment ago counts
+    return layers.restructuring
 
 
 def rights(layers: Layers) -> MemSharing:
@@ -194,6 +200,8 @@ class BoundScope:
     # Feedback
 
     feedback = of_layer(judging, MemFeedback.feedback)
+    proposals = of_layer(restructuring, MemRestructuring.proposals)
+    adopt = of_layer(restructuring, MemRestructuring.adopt)
     learning = of_layer(lessons, MemLearning.learning)
     rollback_learning = of_layer(lessons, MemLearning.rollback_learning)
     reset_learning = of_layer(lessons, MemLearning.reset_learning)
@@ -210,6 +218,8 @@ class BoundScope:
     atidy = in_thread(tidy)
     aevolve = in_thread(evolve)
     afeedback = in_thread(feedback)
+    aproposals = in_thread(proposals)
+    aadopt = in_thread(adopt)
     alearning = in_thread(learning)
     arollback_learning = in_thread(rollback_learning)
     areset_learning = in_thread(reset_learning)

@@ -1,7 +1,7 @@
 """The header of a MemCube: what a memory is, whose it is, and how it is used (MemOS, arXiv 2505.22101, section 3).
 
 Header
-├── descriptive   what it is: id, type, title, kind, times, source, provenance, language, tags, links
+├── descriptive   what it is: id, type, title, kind, times, source, provenance, language, tags, links, importance
 ├── governance    whose it is: owner, namespace, grants, sensitivity, retention, trust, frozen
 └── behaviour     how it is used: reads, injections, tokens saved, feedback, contribution
 """
@@ -151,6 +151,10 @@ class Retention(Frozen):
         return Retention(ttl_seconds=self.ttl_seconds, expires_at=now + timedelta(seconds=self.ttl_seconds))
 
 
+ADDED_LATER = frozenset({"collection", "metadata", "item", "importance"})
+"""Fields of the descriptive group that older headers do not have."""
+
+
 class Descriptive(Frozen):
     """What a cube is.
 
@@ -169,6 +173,8 @@ class Descriptive(Frozen):
         tags: Free labels, in the order given, without repeats.
         links: Relations to other cubes.
         item: Where it lies, if it is an item; None for every other memory.
+        importance: How much its text is worth keeping, between 0.05 and 1, told from its words when they were written;
+            None: not told, as for items, documents and what is older than this field.
         collection: The collection that it is a document of; None: a memory of its scope, found by every search.
         metadata: Whatever else the caller wants kept with a document; JSON values.
     """
@@ -189,14 +195,13 @@ class Descriptive(Frozen):
     collection: str | None = None
     metadata: Mapping[str, JsonValue] = Field(default_factory=dict)
     item: ItemAddress | None = None
+    importance: float | None = Field(default=None, gt=0, le=1)
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A header is kept together with its digest: one without these fields must read as it did before they came.
         values: dict[str, Any] = serialise(self)
-        return {
-            name: value for name, value in values.items() if name not in ("collection", "metadata", "item") or value
-        }
+        return {name: value for name, value in values.items() if name not in ADDED_LATER or value}
 
 
 class Governance(Frozen):
@@ -242,7 +247,8 @@ class Behaviour(Frozen):
         injected_lora: How often as an adapter.
         tokens_saved: Prompt positions that did not have to be computed because of it.
         feedback: Sum of the caller's judgements, each between -1 and 1.
-        contribution: Estimated share in the answers that it took part in, between 0 and 1; None: unknown.
+        contribution: Its mean share in what the answers that were given it took from memory, between 0 and 1; None: not
+            known, as without learning and for what was given less than three times.
         heat: Reads and injections, each halved for every week that has passed since; as of ``last_used``.
     """
 

@@ -29,6 +29,7 @@ from memos_core.operation.items.items import ItemOperator
 from memos_core.operation.jobs import JobQueue, JobSettings, Task
 from memos_core.operation.learning.feedback import MemFeedback
 from memos_core.operation.learning.learning import LearningSettings, LearnTask, MemLearning, queue_learning
+from memos_core.operation.learning.restructuring import MemRestructuring
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.lineage import MemLineage
 from memos_core.operation.merging import MemMerging
@@ -57,7 +58,6 @@ class Layers:
     operator: MemOperator
     scheduler: MemScheduler
     lifecycle: MemLifecycle
-    merging: MemMerging
     snapshots: MemSnapshots
     sharing: MemSharing
     lineage: MemLineage
@@ -76,6 +76,7 @@ class Layers:
     chores: Chores
     feedback: MemFeedback
     learning: MemLearning
+    restructuring: MemRestructuring
     engines: WeakSet[Engine]
     """Every engine that has served these memories and may still hold KV of them."""
 
@@ -110,8 +111,7 @@ class Parts:
 def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHook) -> Layers:
     """Put the layers together."""
     ids, engine, engines = UlidFactory(), parts.engine, WeakSet([parts.engine] if parts.engine else [])
-    learning = learning_of(vault, governance, parts)
-    feedback = MemFeedback(vault, governance, ids, records=learning.settings.enabled)
+    learning, feedback = learning_of(vault, governance, parts, ids)
     operator = MemOperator(vault, governance, ids, parts.search, parts.ranker, learned=learning.experience)
     lifecycle, scheduler = MemLifecycle(vault, governance), scheduler_of(parts)
 
@@ -127,7 +127,8 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
     retention = MemRetention(vault, governance, parts.retention, dropped=erased)
     items = ItemOperator(vault, governance, ids, erased)
     worker = Worker(queue, tasks_of(transforms, engine, [RefreshTask(vault, queue, erased), LearnTask(learning)]))
-    chores = partial(Chores, vault, lifecycle, worker, evolution, retention, items=items, engine=engine)
+    restructuring = MemRestructuring(vault, governance, MemMerging(vault, governance, operator), learning)
+    due = partial(Chores, vault, lifecycle, worker, evolution, retention, items=items, restructuring=restructuring)
     chat = ChatPipeline(
         engine=engine,
         governance=governance,
@@ -146,7 +147,6 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         operator=operator,
         scheduler=scheduler,
         lifecycle=lifecycle,
-        merging=MemMerging(vault, governance, operator),
         snapshots=MemSnapshots(vault, governance, ids),
         sharing=MemSharing(vault, governance),
         lineage=MemLineage(vault, governance),
@@ -162,9 +162,10 @@ def wire(vault: MemVault, governance: MemGovernance, parts: Parts, emit: EventHo
         background=Background(queue, governance),
         evolution=evolution,
         retention=retention,
-        chores=chores(evolves=parts.evolution is not None, gather=gathering(feedback, learning, queue)),
+        chores=due(engine=engine, evolves=parts.evolution is not None, gather=gathering(feedback, learning, queue)),
         feedback=feedback,
         learning=learning,
+        restructuring=restructuring,
         engines=engines,
     )
 
@@ -181,10 +182,13 @@ def erasing(
     return erased
 
 
-def learning_of(vault: MemVault, governance: MemGovernance, parts: Parts) -> MemLearning:
-    """Return the layer of learning, around the ranker that searches go by."""
+def learning_of(
+    vault: MemVault, governance: MemGovernance, parts: Parts, ids: UlidFactory
+) -> tuple[MemLearning, MemFeedback]:
+    """Return the layer of learning, around the ranker that searches go by, and what notes for it."""
     ranker = (parts.ranker or Ranker.load()).scaled((parts.search or SearchSettings()).factors)
-    return MemLearning(vault, governance, ranker, parts.learning or LearningSettings())
+    learning = MemLearning(vault, governance, ranker, parts.learning or LearningSettings())
+    return learning, MemFeedback(vault, governance, ids, records=learning.settings.enabled)
 
 
 def observers(evolution: MemEvolution, feedback: MemFeedback) -> Callable[[Principal, Reply], None]:

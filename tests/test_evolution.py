@@ -13,7 +13,7 @@ from memos_core import EvolutionPolicy, MemCube, MemOS, Scope
 from memos_core.cube import HEAT_HALF_LIFE_SECONDS, Behaviour, MemoryType
 from memos_core.engine import HFEngine
 from memos_core.errors import CubeNotFound
-from memos_core.infrastructure.vault import UsageDelta
+from memos_core.infrastructure.vault import UsageDelta, heat
 from memos_core.operation.evolve import MemEvolution, decide
 from memos_core.testing import FakeClock, HashEmbedder
 from memos_core.testing.models import tiny_model
@@ -86,6 +86,43 @@ def test_what_was_never_used_is_cold(clock: FakeClock) -> None:
 
 
 # Policy
+
+
+def contribute(scope: Scope, cube_id: str, share: float) -> None:
+    """Count a share in answers, as learning does."""
+    with scope._layers.vault.write() as session:
+        heat.contribute(session, {cube_id: share})
+
+
+def test_what_is_given_and_not_used_by_answers_is_not_kept_as_kv(memos: MemOS, ada: Scope, clock: FakeClock) -> None:
+    policy = EvolutionPolicy(least_contribution=0.1)
+    used, idle, unknown = add(ada), add(ada, TEXT + " It is so."), add(ada, TEXT + " Nobody knows.")
+    contribute(ada, used, 0.1)
+    contribute(ada, idle, 0.09)
+    clock.advance(DAY)
+    for cube_id in (used, idle, unknown):
+        use(ada, cube_id, 5)
+    assert {each.cube_ids[0] for each in ada.evolve(policy=policy, dry_run=True)} == {used, unknown}
+    assert len(ada.evolve(dry_run=True)) == 3  # off by default
+
+
+def test_kv_that_answers_do_not_use_is_dropped_however_hot_and_not_made_in_turns(
+    memos: MemOS, ada: Scope, clock: FakeClock
+) -> None:
+    policy = EvolutionPolicy(least_contribution=0.1)
+    cube_id = add(ada)
+    kv = ada.transform(cube_id, to="activation").id
+    contribute(ada, cube_id, 0.06)  # too little to be made, too much to be dropped
+    clock.advance(DAY)
+    use(ada, cube_id, 50)
+    use(ada, kv, 50)
+    assert ada.evolve(policy=policy) == ()
+    contribute(ada, cube_id, 0.04)
+    (planned,) = ada.evolve(policy=policy)
+    assert (planned.action, planned.cube_ids) == ("demote", (kv,))
+    assert "4.0%" in planned.reason
+    assert ada.get(cube_id).state == "active"
+    assert ada.evolve(policy=policy) == ()
 
 
 def test_a_policy_without_hysteresis_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Commands for feedback and what is learned from it: feedback, learning."""
+"""Commands for feedback and what is learned from it: feedback, learning, proposals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.text import Text
 
 from memos_core.infrastructure.vault.learning import LearnedWeights
 from memos_core.interface.cli_terminal import Terminal
-from memos_core.interface.cli_views import columns, iso, minute
+from memos_core.interface.cli_views import columns, iso, minute, short
+from memos_core.operation.learning.proposals import Proposal
 
-__all__ = ["COMMANDS", "feedback", "learning"]
+__all__ = ["COMMANDS", "feedback", "learning", "proposals"]
 
 
 def feedback(
@@ -61,6 +62,42 @@ def learning(
         typer.echo("nothing was learned; the ranking is the one that ships")
 
 
+def proposals(
+    terminal: Terminal,
+    *,
+    adopt: Annotated[list[str] | None, typer.Option("--adopt", metavar="ID", help="Carry out this one.")] = None,
+) -> None:
+    """Show which memories use would merge or split, and why; 'revert' undoes what was adopted."""
+    with terminal.scope() as scope:
+        found = {each.id: each for each in scope.proposals()}
+        made = {each: [str(receipt.cube_id) for receipt in scope.adopt(each)] for each in adopt or []}
+    if terminal.as_json:
+        shown: list[JsonValue] = [{**proposal_json(each), "made": [*made.get(each.id, [])]} for each in found.values()]
+        terminal.document({"proposals": shown})
+        return
+    if not found:
+        typer.echo("use speaks for no change")
+        return
+    table = columns("id", "does" if made else "would", "memories", "why", "texts")
+    for each in found.values():
+        if not made or each.id in made:
+            texts = "\n".join(short(text) for text in each.texts)
+            cells = (each.id, each.action, "\n".join(each.cube_ids), each.reason, texts)
+            table.add_row(*map(Text, cells))
+    terminal.out.print(table)
+
+
+def proposal_json(proposal: Proposal) -> dict[str, JsonValue]:
+    return {
+        "id": proposal.id,
+        "action": proposal.action,
+        "cube_ids": list(proposal.cube_ids),
+        "texts": list(proposal.texts),
+        "reason": proposal.reason,
+        "questions": proposal.questions,
+    }
+
+
 def step_json(step: LearnedWeights) -> dict[str, JsonValue]:
     return {
         "version": step.version,
@@ -74,5 +111,5 @@ def step_json(step: LearnedWeights) -> dict[str, JsonValue]:
     }
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"feedback": feedback, "learning": learning}
+COMMANDS: dict[str, Callable[..., None]] = {"feedback": feedback, "learning": learning, "proposals": proposals}
 """The commands of this file by name."""

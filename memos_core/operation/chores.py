@@ -12,6 +12,7 @@ from memos_core.operation.evolve import MemEvolution
 from memos_core.operation.forms.refresh import queue_refreshes
 from memos_core.operation.forms.remaking import Remaker
 from memos_core.operation.items.items import ItemOperator
+from memos_core.operation.learning.restructuring import MemRestructuring
 from memos_core.operation.lifecycle import MemLifecycle
 from memos_core.operation.retention import MemRetention
 from memos_core.operation.worker import Worker
@@ -33,6 +34,7 @@ class Chores:
     """Does what waits, when it is told to. Thread-safe.
 
     Args:
+        restructuring: Merges and splits memories by use, where the settings say so.
         items: Those of all users, of which the expired ones are erased.
         evolves: Whether memories change their form by themselves, as often as the policy says.
         engine: For whose model the forms of other models are made again.
@@ -47,6 +49,7 @@ class Chores:
         evolution: MemEvolution,
         retention: MemRetention,
         *,
+        restructuring: MemRestructuring,
         items: ItemOperator,
         evolves: bool,
         engine: Engine | None = None,
@@ -57,6 +60,7 @@ class Chores:
         self.worker = worker
         self.evolution = evolution
         self.retention = retention
+        self.restructuring = restructuring
         self.items = items
         self.gather = gather
         self.evolves = evolves
@@ -90,7 +94,10 @@ class Chores:
             self.retention.tidy_all()
         if self.evolves and self._is_time("evolve", self.evolution.policy.every_seconds):
             self.evolution.evolve_all()
+        shape = self.restructuring.learning.settings.restructuring
         done = self.worker.run_due(stop=stop)
+        if shape is not None and self._is_time("restructure", shape.every_seconds):
+            self.restructuring.restructure_all()
         self.worker.queue.prune()
         self.vault.apply_outbox()
         self.vault.purge()

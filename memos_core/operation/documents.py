@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -206,8 +207,7 @@ class MemDocuments:
     ) -> list[str]:
         """Return the cubes of the documents of these ids that meet ``where``; None for both: all, also expired ones."""
         if ids is None:
-            everything = collections.everything(session, self.seen())
-            return [cube_id for cube_id, metadata in everything if where is None or where.accepts(metadata)]
+            return list(collections.everything(session, self.seen(), where))
         cubes = collections.by_ids(session, self.seen(), list(dict.fromkeys(ids)), lapsed=True).values()
         return [cube.id for cube in cubes if where is None or where.accepts(cube.header.descriptive.metadata)]
 
@@ -224,13 +224,10 @@ class MemDocuments:
         """Return documents in the order in which they were first stored, ``limit`` at a time."""
         if limit < 1:
             raise InvalidInput("limit must be at least 1")
-        after, found = checked_cursor(cursor), list[MemCube]()
+        after = checked_cursor(cursor)
         with self.vault.read() as session:
-            for cube in collections.pages(session, self.seen(), after=after, size=min(PAGE, limit + 1)):
-                if where is None or where.accepts(cube.header.descriptive.metadata):
-                    found.append(cube)
-                if len(found) > limit:
-                    break
+            cubes = collections.pages(session, self.seen(), where, after=after, size=min(PAGE, limit + 1))
+            found = list(islice(cubes, limit + 1))
         more = len(found) > limit
         documents = tuple(document_of(cube) for cube in found[:limit])
         return DocumentPage(documents, found[limit - 1].id if more else None)
@@ -241,7 +238,7 @@ class MemDocuments:
         with self.vault.read() as session:
             if where is None:
                 return session.count_matching(seen)
-            return sum(where.accepts(metadata) for _, metadata in collections.standing(session, seen))
+            return sum(1 for _ in collections.standing(session, seen, where))
 
     # Parts
 

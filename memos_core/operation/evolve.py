@@ -14,19 +14,19 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from memos_core.cube import MemCube, MemoryType, PlaintextPayload, State
+from memos_core.cube import MemCube, MemoryType, State
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import MemVault, ReadSession, Visibility, WriteSession
 from memos_core.infrastructure.vault.derivation import sources_among
 from memos_core.infrastructure.vault.heat import hottest
 from memos_core.operation.background import TransformTask, last_failure
+from memos_core.operation.forms.derived import Rates, age, bytes_of, coolest, fits, is_kv, made_from, rates, span
 from memos_core.operation.forms.forms import drop_form
 from memos_core.operation.forms.fusion import together, unproven
 from memos_core.operation.jobs import JobQueue
 from memos_core.operation.policies import BackgroundPreference
 from memos_core.principal import Principal
 from memos_core.records import InjectionPlan, Placement
-from memos_core.transform import CARTRIDGE
 
 __all__ = ["Decision", "EvolutionPolicy", "MemEvolution", "decide"]
 
@@ -45,6 +45,8 @@ class EvolutionPolicy(BaseModel):
         min_chars: Texts shorter than this cost less to compute than to keep.
         min_saving_seconds: Nor is a text kept that takes less than this to compute, by what earlier builds took for
             each character. 0: no such limit. Worth setting for a small model, see docs/jobs-and-evolution.md.
+        least_contribution: Nor is a text kept whose contribution to answers is known and below this: it is given and
+            not used. What was made of such texts alone is dropped, from half of this on. 0: no such limit.
         parametric_hot: Heat from which texts go into an adapter together; None: never. Needs a pathway for it.
         parametric_settle_seconds: Only texts that were not edited for this long.
         parametric_group: Memories of one adapter, at least 1.
@@ -67,6 +69,7 @@ class EvolutionPolicy(BaseModel):
     keep_seconds: float = Field(default=86400.0, ge=0)
     min_chars: int = Field(default=40, ge=0)
     min_saving_seconds: float = Field(default=0.0, ge=0)
+    least_contribution: float = Field(default=0.0, ge=0, lt=1)
     parametric_hot: float | None = Field(default=None, gt=0)
     parametric_settle_seconds: float = Field(default=7 * 86400.0, ge=0)
     parametric_group: int = Field(default=8, ge=1)
@@ -259,7 +262,8 @@ def decide(
     fitting = {cube.id for cube in derived if model is None or fits(cube, model)}
     lent = {cube.id: coolest(cube, known, now) for cube in loose if cube.id in fitting}
     waiting = unproven(derived)
-    going = list(cooled(user, [cube for cube in loose if cube.id not in waiting], lent, policy, now))
+    proven = [cube for cube in loose if cube.id not in waiting]
+    going = list(cooled(user, proven, lent, policy, now, sources=known))
     gone = {cube_id for each in going for cube_id in each.cube_ids}
     staying = [cube for cube in derived if cube.id not in gone]
     serving = [cube for cube in staying if cube.id in fitting]
@@ -276,12 +280,19 @@ def decide(
 
 
 def cooled(
-    user: str, derived: Sequence[MemCube], lent: Mapping[str, float], policy: EvolutionPolicy, now: datetime
+    user: str,
+    derived: Sequence[MemCube],
+    lent: Mapping[str, float],
+    policy: EvolutionPolicy,
+    now: datetime,
+    *,
+    sources: Mapping[str, MemCube],
 ) -> Iterable[Decision]:
     """Yield what is dropped because it is out of use, or because neither it nor what it was made from is used.
 
     Args:
         lent: Heat that a derived cube has from its sources.
+        sources: What they were made from, by id.
     """
     for cube in derived:
         behaviour = cube.header.behaviour
@@ -293,6 +304,25 @@ def cooled(
             saved = behaviour.tokens_saved
             reason = f"heat {heat:.2f} is below {policy.cold:g}, {span(idle)} unused, {saved:,} tokens saved so far"
             yield Decision(user, "demote", (cube.id,), reason)
+        elif why := unused(cube, sources, policy, now):
+            yield Decision(user, "demote", (cube.id,), why)
+
+
+def unused(cube: MemCube, sources: Mapping[str, MemCube], policy: EvolutionPolicy, now: datetime) -> str | None:
+    """Return why a form is dropped that answers are given and do not use, however hot it is; None: it is not."""
+    below = [sources[key] for key, _ in made_from(cube) if key in sources]
+    limit = policy.least_contribution / 2  # half of what it takes to be made: nothing is made and dropped in turns
+    old = (now - cube.created).total_seconds() >= policy.keep_seconds
+    if not (old and below and idle_in_answers(below, limit)):
+        return None
+    share = max(each.header.behaviour.contribution or 0.0 for each in below)
+    return f"answers that are given its memories take {share:.1%} of what they use from them, less than {limit:.1%}"
+
+
+def idle_in_answers(texts: Sequence[MemCube], least: float) -> bool:
+    """Tell whether all of these are known to contribute less than that to the answers that are given them."""
+    shares = [cube.header.behaviour.contribution for cube in texts]
+    return all(share is not None and share < least for share in shares)
 
 
 def promoted(
@@ -309,6 +339,8 @@ def promoted(
     for cube in sorted(texts, key=lambda each: (-each.header.behaviour.heat_at(now), each.id)):
         heat, settled = cube.header.behaviour.heat_at(now), age(cube, now)
         if heat < policy.hot or settled < policy.settle_seconds or len(cube.text) < policy.min_chars:
+            continue
+        if idle_in_answers([cube], policy.least_contribution):
             continue
         if measured.known and len(cube.text) * measured.seconds_each < policy.min_saving_seconds:
             continue
@@ -330,6 +362,7 @@ def parametrised(
         for cube in texts
         if cube.header.behaviour.heat_at(now) >= policy.parametric_hot
         and age(cube, now) >= policy.parametric_settle_seconds
+        and not idle_in_answers([cube], policy.least_contribution)
         and (cube.id, cube.version) not in held
     ]
     for start in range(0, len(ready) - policy.parametric_group + 1, policy.parametric_group):
@@ -376,63 +409,3 @@ def within_budget(
         if room < 0 or seconds < 0:
             return
         yield decision
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What one character has cost in earlier builds of KV: bytes and seconds; 0 where there were none."""
-
-    bytes_each: float = 0.0
-    seconds_each: float = 0.0
-
-    @property
-    def known(self) -> bool:
-        return self.bytes_each > 0
-
-
-def rates(derived: Sequence[MemCube], texts: Mapping[str, MemCube]) -> Rates:
-    """Return what KV has cost, by the builds whose sources are at hand."""
-    built = [
-        cube for cube in derived if is_kv(cube) and made_from(cube) and all(key in texts for key, _ in made_from(cube))
-    ]
-    chars = sum(len(texts[key].text) for cube in built for key, _ in made_from(cube))
-    if not chars:
-        return Rates()
-    seconds = sum(float(cube.header.descriptive.lineage.parameters.get("seconds", 0.0)) for cube in built)
-    return Rates(sum(bytes_of(cube) for cube in built) / chars, seconds / chars)
-
-
-def coolest(cube: MemCube, sources: Mapping[str, MemCube], now: datetime) -> float:
-    """Return the least heat among what ``cube`` was made from: it serves only where all of them are wanted."""
-    below = (sources[key].header.behaviour.heat_at(now) for key, _ in made_from(cube) if key in sources)
-    return min(below, default=0.0)
-
-
-def fits(cube: MemCube, model: str) -> bool:
-    return not isinstance(cube.payload, PlaintextPayload) and cube.payload.model == model
-
-
-def is_kv(cube: MemCube) -> bool:
-    """Tell whether it is exact KV and no cartridge."""
-    return cube.type is MemoryType.ACTIVATION and cube.header.descriptive.kind != CARTRIDGE
-
-
-def made_from(cube: MemCube) -> tuple[tuple[str, int], ...]:
-    return cube.header.descriptive.lineage.sources
-
-
-def bytes_of(cube: MemCube) -> int:
-    return 0 if isinstance(cube.payload, PlaintextPayload) else cube.payload.blob.size_bytes
-
-
-def age(cube: MemCube, now: datetime) -> float:
-    """Return for how many seconds the text of ``cube`` has not changed."""
-    return (now - cube.header.descriptive.updated).total_seconds()
-
-
-def span(seconds: float) -> str:
-    """Return a length of time in words."""
-    for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} seconds"

@@ -17,6 +17,7 @@ from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, UsageDelta, WriteSession
 from memos_core.operation.differences import VersionDiff, compared
+from memos_core.operation.importance import importance_of
 from memos_core.operation.operator import dedup_key, found, passages_of
 from memos_core.operation.states import check_archivable, check_editable, check_transition
 from memos_core.principal import Principal
@@ -254,7 +255,8 @@ class MemLifecycle:
 
 def next_version(cube: MemCube, text: str, now: datetime) -> MemCube:
     """Return the version after ``cube``, with a new text."""
-    descriptive = cube.header.descriptive.model_copy(update={"updated": now})
+    importance = importance_of(text, cube.header.descriptive.source.role)
+    descriptive = cube.header.descriptive.model_copy(update={"updated": now, "importance": importance})
     header = cube.header.model_copy(update={"descriptive": descriptive})
     update = {"header": header, "payload": PlaintextPayload(text=text), "version": cube.version + 1}
     return cube.model_copy(update=update)

@@ -7,6 +7,7 @@ new text says less than they did.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeVar
 
@@ -24,22 +25,44 @@ from memos_core.cube import (
     State,
     Trust,
 )
-from memos_core.errors import CubeConflict, CubeFrozen, IllegalTransition, InvalidInput
+from memos_core.errors import CubeConflict, CubeFrozen, IllegalTransition, InvalidInput, SourcesChanged
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, Passage, WriteSession
+from memos_core.operation.importance import importance_of
 from memos_core.operation.operator import MemOperator, dedup_key, found, passages_of
 from memos_core.operation.states import check_transition
 from memos_core.principal import Principal
 from memos_core.records import Outcome, Receipt, Turn
 
-__all__ = ["MemMerging"]
+__all__ = ["MemMerging", "Remake"]
 
 Pathway = Literal["merge", "split"]
 CAUTION = tuple(Sensitivity)  # from the least to the most careful
 BELIEF = tuple(Trust)  # from the least to the most believed
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Remake:
+    """A merge or split that is ready to be committed.
+
+    Attributes:
+        pathway: Which of the two.
+        sources: The memories that it takes the place of, as they were read.
+        drafts: The new ones.
+        passages: Of each of them.
+    """
+
+    pathway: Pathway
+    sources: tuple[MemCube, ...]
+    drafts: tuple[MemCube, ...]
+    passages: tuple[tuple[Passage, ...], ...]
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        return current_versions(self.sources)
 
 
 class MemMerging:
@@ -115,23 +138,50 @@ class MemMerging:
             self.governance.audit(session, principal, "revert", [cube_id, *(source.id for source in sources)])
         return tuple(source.id for source in sources)
 
-    # Parts
+    # In two steps: what takes long first, without holding up other writers
 
-    def _remake(
+    def prepare(
         self, principal: Principal, source_ids: Sequence[str], texts: Sequence[str], pathway: Pathway
-    ) -> list[Receipt]:
+    ) -> Remake:
+        """Return what would be committed, from the memories as they are now. Writes nothing; raises as ``merge``."""
         for number, text in enumerate(texts):
             self.governance.check(Turn.model_construct(text=text), index=number if len(texts) > 1 else None)
         visibility = self.governance.visibility(principal)
         with self.vault.read() as read:
             sources = [mergeable(found(read.cube(visibility, each), each)) for each in source_ids]
         drafts = self._drafts(principal, sources, texts, pathway)
-        passages = passages_of(self.vault.embedder, drafts)
+        return Remake(pathway, tuple(sources), tuple(drafts), tuple(passages_of(self.vault.embedder, drafts)))
+
+    def commit(self, principal: Principal, remake: Remake, *, author: str, reason: str) -> list[Receipt]:
+        """Commit what was prepared, in one transaction, if its sources still are what it was made from.
+
+        Raises:
+            SourcesChanged: They are not.
+        """
+        visibility = self.governance.visibility(principal)
         with self.vault.write() as session:
-            current = [mergeable(found(session.cube(visibility, each), each)) for each in source_ids]
-            if any(now.header != then.header or now.version != then.version for now, then in both(current, sources)):
-                drafts = self._drafts(principal, current, texts, pathway, ids=[draft.id for draft in drafts])
-            return self._commit(session, principal, current, drafts, passages)
+            current = session.cubes(visibility, [source.id for source in remake.sources])
+            if current_versions(current) != remake.versions:
+                raise SourcesChanged("a memory changed while it was merged or split")
+            made = replace(remake, sources=tuple(mergeable(cube) for cube in current))
+            return self._commit(session, principal, made, author=author, reason=reason)
+
+    # Parts
+
+    def _remake(
+        self, principal: Principal, source_ids: Sequence[str], texts: Sequence[str], pathway: Pathway
+    ) -> list[Receipt]:
+        made = self.prepare(principal, source_ids, texts, pathway)
+        visibility = self.governance.visibility(principal)
+        with self.vault.write() as session:
+            current = tuple(mergeable(found(session.cube(visibility, each), each)) for each in source_ids)
+            if any(
+                now.header != then.header or now.version != then.version for now, then in both(current, made.sources)
+            ):
+                ids = [draft.id for draft in made.drafts]
+                drafts = tuple(self._drafts(principal, current, texts, pathway, ids=ids))
+                made = replace(made, sources=current, drafts=drafts)
+            return self._commit(session, principal, made, author=author_of(principal), reason=pathway)
 
     def _drafts(
         self,
@@ -152,7 +202,7 @@ class MemMerging:
         return [
             MemCube(
                 header=Header(
-                    descriptive=described(sources, cube_id, lineage, now), governance=governed(sources, principal)
+                    descriptive=described(sources, cube_id, lineage, now, text), governance=governed(sources, principal)
                 ),
                 payload=PlaintextPayload(text=text),
             )
@@ -160,25 +210,20 @@ class MemMerging:
         ]
 
     def _commit(
-        self,
-        session: WriteSession,
-        principal: Principal,
-        sources: Sequence[MemCube],
-        drafts: Sequence[MemCube],
-        passages: Sequence[tuple[Passage, ...]],
+        self, session: WriteSession, principal: Principal, remake: Remake, *, author: str, reason: str
     ) -> list[Receipt]:
+        drafts, sources, pathway = remake.drafts, remake.sources, remake.pathway
         size = sum(len(draft.text.encode()) for draft in drafts)
-        if reason := self.governance.over_quota(session, principal.namespace, size):
-            return [Receipt(None, 0, Outcome.REJECTED, reason) for _ in drafts]
-        author, pathway = author_of(principal), drafts[0].header.descriptive.lineage.pathway or ""
+        if refused := self.governance.over_quota(session, principal.namespace, size):
+            return [Receipt(None, 0, Outcome.REJECTED, refused) for _ in drafts]
         for source in sources:
             check_transition(source, State.MERGED)
             session.set_state(source.id, State.MERGED, author=author, reason=f"{pathway}: {drafts[0].id}")
-        for draft, own in zip(drafts, passages, strict=True):
+        for draft, own in zip(drafts, remake.passages, strict=True):
             key = self._free_key(session, principal, draft)
-            session.insert(draft, passages=own, dedup_key=key, author=author, reason=pathway)
-        self.governance.audit(session, principal, pathway, [each.id for each in (*drafts, *sources)])
-        return [Receipt(draft.id, draft.version, Outcome.COMMITTED, pathway) for draft in drafts]
+            session.insert(draft, passages=own, dedup_key=key, author=author, reason=reason)
+        session.record_audit(principal.namespace, author, pathway, [each.id for each in (*drafts, *sources)], {})
+        return [Receipt(draft.id, draft.version, Outcome.COMMITTED, reason) for draft in drafts]
 
     def _siblings(self, session: WriteSession, principal: Principal, cube: MemCube) -> list[MemCube]:
         """Return what the same merge or split made, ``cube`` among it."""
@@ -194,6 +239,10 @@ class MemMerging:
         if holder and holder[0] != cube.id:
             raise CubeConflict(cube.id, holder[0])
         return key
+
+
+def current_versions(cubes: Iterable[MemCube]) -> tuple[tuple[str, int], ...]:
+    return tuple((cube.id, cube.version) for cube in cubes)
 
 
 def both(one: Sequence[T], other: Sequence[T]) -> list[tuple[T, T]]:
@@ -216,7 +265,7 @@ def mergeable(cube: MemCube) -> MemCube:
     return cube
 
 
-def described(sources: Sequence[MemCube], cube_id: str, lineage: Lineage, now: datetime) -> Descriptive:
+def described(sources: Sequence[MemCube], cube_id: str, lineage: Lineage, now: datetime, text: str) -> Descriptive:
     """Return what a new cube inherits: what the sources agree on, the union of tags, and the latest time."""
     whats = [source.header.descriptive for source in sources]
     froms = [what.source for what in whats]
@@ -240,6 +289,7 @@ def described(sources: Sequence[MemCube], cube_id: str, lineage: Lineage, now: d
         lineage=lineage,
         language=agreed(what.language for what in whats),
         tags=tuple(dict.fromkeys(tag for what in whats for tag in what.tags)),
+        importance=importance_of(text, source.role),
     )
 
 

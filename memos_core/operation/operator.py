@@ -19,6 +19,7 @@ from memos_core.cube import (
     MemoryType,
     PlaintextPayload,
     Source,
+    Trust,
     canonical_json,
     normalised,
 )
@@ -34,6 +35,7 @@ from memos_core.operation.committing import Committing, Draft, with_links
 from memos_core.operation.finding.ranker import Ranker
 from memos_core.operation.finding.search import Learned, MemSearch, SearchSettings, nothing_learned
 from memos_core.operation.finding.words import words
+from memos_core.operation.importance import importance_of
 from memos_core.operation.items.writing import pieces_of
 from memos_core.operation.superseding import reinstated
 from memos_core.principal import Principal
@@ -117,13 +119,14 @@ class MemOperator:
             source=source,
             language=turn.language,
             tags=tuple(dict.fromkeys(turn.tags)),
+            importance=importance_of(turn.text, turn.role),
         )
         governance = Governance(
             owner=principal.user,
             namespace=principal.namespace,
             agent=principal.agent,
             sensitivity=turn.sensitivity,
-            trust=turn.trust,
+            trust=trust_of(turn),
             retention=self.governance.retention(turn.ttl_seconds, now),
         )
         header = Header(descriptive=descriptive, governance=governance)
@@ -192,6 +195,12 @@ class MemOperator:
         conditions = self.governance.search_filter(principal, MemoryCall(query="any"), granted=True)
         with self.vault.read() as session:
             return session.cubes(conditions, list(dict.fromkeys(cube_ids)))
+
+
+def trust_of(turn: Turn) -> Trust:
+    """Return how far the source is believed, unless the caller said it: what a tool brings came from anywhere."""
+    said = "trust" in turn.model_fields_set
+    return turn.trust if said or turn.role != "tool" else Trust.UNTRUSTED
 
 
 def passages_of(embedder: Embedder | None, cubes: Sequence[MemCube]) -> list[tuple[Passage, ...]]:

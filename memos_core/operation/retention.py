@@ -25,6 +25,7 @@ __all__ = ["MemRetention", "RetentionPolicy", "Tidying"]
 
 AUTHOR = "memos"
 AT_ONCE = 1000
+UNKNOWN = 0.5
 
 
 class RetentionPolicy(BaseModel):
@@ -35,8 +36,10 @@ class RetentionPolicy(BaseModel):
     Attributes:
         archive_unused_seconds: Archive what was neither read nor injected nor edited for this long; None: never.
         archive_below_heat: And whose heat is below this; it keeps what was used much, if not lately.
+        archive_below_importance: And whose importance is below this; None: whatever it is.
         max_memories: Most memories in use of one user; what is over it is archived, so that ``add`` never refuses.
-        order: What goes first then: ``heat`` the least used of late, ``unused`` the longest unused, ``age`` the oldest.
+        order: What goes first then: ``worth`` the least used of late and least important together, ``heat`` the least
+            used of late, ``unused`` the longest unused, ``age`` the oldest.
         slack: Share of ``max_memories`` that is made free at a time, so that not every ``add`` has to look.
         erase_expired_seconds: Erase what expired this long ago, for good; None: keep it, out of use.
         keep_audit_seconds: Drop entries of the audit that are older, of the whole vault; None: keep them. Versions
@@ -49,8 +52,9 @@ class RetentionPolicy(BaseModel):
 
     archive_unused_seconds: float | None = Field(default=None, gt=0)
     archive_below_heat: float = Field(default=0.5, ge=0)
+    archive_below_importance: float | None = Field(default=None, gt=0)
     max_memories: int | None = Field(default=None, ge=1)
-    order: Literal["heat", "unused", "age"] = "heat"
+    order: Literal["worth", "heat", "unused", "age"] = "worth"
     slack: float = Field(default=0.05, ge=0, lt=1)
     erase_expired_seconds: float | None = Field(default=None, ge=0)
     keep_audit_seconds: float | None = Field(default=None, gt=0)
@@ -222,12 +226,24 @@ def disused(use: Use, policy: RetentionPolicy, session: ReadSession) -> str | No
     idle = (session.now - use.used).total_seconds()
     if idle < policy.archive_unused_seconds or use.heat >= policy.archive_below_heat:
         return None
-    return f"neither used nor edited for {idle / 86400:.1f} days, heat {use.heat:.2f}"
+    reason = f"neither used nor edited for {idle / 86400:.1f} days, heat {use.heat:.2f}"
+    if policy.archive_below_importance is None:
+        return reason
+    if importance(use) >= policy.archive_below_importance:
+        return None
+    return f"{reason}, importance {importance(use):.2f}"
+
+
+def importance(use: Use) -> float:
+    """Return the importance of a memory; what is not told is taken to be in the middle."""
+    return UNKNOWN if use.importance is None else use.importance
 
 
 def order_of(policy: RetentionPolicy) -> Callable[[Use], tuple[object, ...]]:
     """Return what memories are sorted by when some have to go."""
     orders: dict[str, Callable[[Use], tuple[object, ...]]] = {
+        # One use of late weighs as much as the most important text: what is asked for was important.
+        "worth": lambda use: (use.heat + importance(use), use.used, use.cube_id),
         "heat": lambda use: (use.heat, use.used, use.cube_id),
         "unused": lambda use: (use.used, use.cube_id),
         "age": lambda use: (use.changed, use.cube_id),

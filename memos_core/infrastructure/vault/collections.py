@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, exists, select
 
 from memos_core.cube import MemCube, State, canonical_json
 from memos_core.embedding.base import Vector
 from memos_core.errors import EmbedderMismatch, InvalidInput
+from memos_core.filters import Where
 from memos_core.infrastructure.vault import schema, searching
 from memos_core.infrastructure.vault.conditions import CHUNK, chunks, matching, of_collection, visible
-from memos_core.infrastructure.vault.index.base import Place, load_vectors
+from memos_core.infrastructure.vault.index.base import Candidates, Place, VectorIndex, load_vectors
 from memos_core.infrastructure.vault.prepared import NewRow
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.rows import check, cube_of, current
+from memos_core.infrastructure.vault.selecting import Selection, narrowed
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility, WordMatch
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from memos_core.infrastructure.vault.writing import WriteSession
 
 __all__ = [
-    "Accept",
     "CollectionSpec",
     "DocumentMatch",
     "Metric",
@@ -53,15 +54,20 @@ __all__ = [
     "within",
 ]
 
-Metric = Literal["cosine", "dot"]
+Condition = ColumnElement[bool]
 
-Accept = Callable[[str, Mapping[str, JsonValue]], bool]
-"""Tells by id and metadata whether a document may answer."""
+Metric = Literal["cosine", "dot"]
 
 NEW_COLLECTION = NewRow(schema.collections)
 
 FIRST_STEP = 64
 """Proposals that are put to the ledger in the first question; each further one takes four times as many."""
+
+PROBES = 6
+"""Questions before which it is asked whether what is to be read are fewer documents than those that are proposed."""
+
+MOST_IDS = 4096
+"""Ids of documents that are asked for by name; of more, each proposed document is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,44 +188,81 @@ def by_ids(
         lapsed: Also those whose time is over, which still hold their id.
     """
     assert wanted.collection is not None
-    c, n = schema.cubes, schema.namespaces
-    namespace = select(n.c.id).where(n.c.name == wanted.visibility.namespace).scalar_subquery()
+    c = schema.cubes
     condition = c.c.state == str(State.ACTIVE) if lapsed else matching(wanted)
     keys = {document_key(wanted.collection, document_id): document_id for document_id in ids}
     found: dict[str, MemCube] = {}
     for part in chunks(list(keys)):
-        query = current().where(c.c.namespace_id == namespace, c.c.dedup_key.in_(part), condition)
+        query = current().where(c.c.namespace_id == namespace_id(wanted), c.c.dedup_key.in_(part), condition)
         cubes = [cube_of(row, session.now) for row in session.connection.execute(query)]
         found.update((cube.ref, cube) for cube in cubes if cube.ref is not None)
     return {document_id: found[document_id] for document_id in ids if document_id in found}
 
 
-def pages(session: ReadSession, wanted: SearchFilter, *, after: str | None, size: int) -> Iterator[MemCube]:
-    """Yield the documents of a collection in the order of their cubes, beginning after the cube ``after``."""
-    return cubes_where(session, matching(wanted, by_id=False), after=after, size=size)
+def pages(
+    session: ReadSession, wanted: SearchFilter, where: Where | None, *, after: str | None, size: int
+) -> Iterator[MemCube]:
+    """Yield the documents of a collection that meet ``where`` in the order of their cubes, beginning after ``after``.
+
+    Args:
+        size: Cubes that are read at a time.
+    """
+    fitting = narrowing(wanted, Selection(where))
+    condition = matching(wanted, by_id=fitting is not None)
+    for cube in cubes_where(session, condition if fitting is None else and_(condition, fitting), after, size):
+        if where is None or where.accepts(cube.header.descriptive.metadata):
+            yield cube
 
 
-def everything(session: ReadSession, wanted: SearchFilter) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
-    """Yield cube and metadata of the documents of a collection, in every state, and those whose time is over too."""
-    return told(session, and_(visible(wanted.visibility), of_collection(wanted.collection)))
+def everything(session: ReadSession, wanted: SearchFilter, where: Where | None) -> Iterator[str]:
+    """Yield the documents of a collection that meet ``where``, in every state, and those whose time is over too."""
+    fitting = narrowing(wanted, Selection(where))
+    seen = visible(wanted.visibility, by_id=fitting is not None)
+    return meeting(session, and_(seen, of_collection(wanted.collection)), fitting, where)
 
 
-def standing(session: ReadSession, wanted: SearchFilter) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
-    """Yield cube and metadata of the documents of a collection that may answer."""
-    return told(session, matching(wanted, by_id=False))
+def standing(session: ReadSession, wanted: SearchFilter, where: Where | None) -> Iterator[str]:
+    """Yield the documents of a collection that may answer and meet ``where``."""
+    fitting = narrowing(wanted, Selection(where))
+    return meeting(session, matching(wanted, by_id=fitting is not None), fitting, where)
 
 
-def told(session: ReadSession, condition: ColumnElement[bool]) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+def narrowing(wanted: SearchFilter, chosen: Selection) -> Condition | None:
+    """Return a condition that holds of every document that is chosen, and of few others, if there is one."""
+    assert wanted.collection is not None
+    parts = [] if chosen.where is None else [narrowed(wanted.collection, chosen.where)]
+    if chosen.ids is not None and len(chosen.ids) <= MOST_IDS:
+        parts.append(schema.cubes.c.id.in_(holders(wanted, chosen.ids)))
+    known = [part for part in parts if part is not None]
+    return and_(*known) if known else None
+
+
+def holders(wanted: SearchFilter, ids: Collection[str]) -> Select[Any]:
+    """Return the query for the cubes of the documents of these ids."""
+    assert wanted.collection is not None
+    c, keys = schema.cubes.alias("holder"), [document_key(wanted.collection, document_id) for document_id in ids]
+    own = c.c.namespace_id == namespace_id(wanted), c.c.dedup_key.in_(keys), c.c.state == str(State.ACTIVE)
+    return select(c.c.id).where(*own)
+
+
+def namespace_id(wanted: SearchFilter) -> Any:
+    n = schema.namespaces
+    return select(n.c.id).where(n.c.name == wanted.visibility.namespace).scalar_subquery()
+
+
+def meeting(
+    session: ReadSession, condition: Condition, fitting: Condition | None, where: Where | None
+) -> Iterator[str]:
     # Ten times faster than making cubes of the rows, of which nothing but the metadata is looked at.
     c = schema.cubes
-    query = select(c.c.id.label("cube_id"), c.c.header, c.c.header_digest).where(condition).order_by(c.c.id)
-    for row in session.connection.execute(query):
-        yield row.cube_id, metadata_of(row)
+    header = () if where is None else (c.c.header, c.c.header_digest)
+    query = select(c.c.id.label("cube_id"), *header).where(condition).order_by(c.c.id)
+    for row in session.connection.execute(query if fitting is None else query.where(fitting)):
+        if where is None or where.accepts(metadata_of(row)):
+            yield row.cube_id
 
 
-def cubes_where(
-    session: ReadSession, condition: ColumnElement[bool], *, after: str | None, size: int
-) -> Iterator[MemCube]:
+def cubes_where(session: ReadSession, condition: Condition, after: str | None, size: int) -> Iterator[MemCube]:
     c = schema.cubes
     while True:
         query = current().where(condition)
@@ -236,15 +279,14 @@ def cubes_where(
 
 
 def nearest(
-    vault: MemVault, spec: CollectionSpec, wanted: SearchFilter, vector: Any, *, count: int, accept: Accept | None
+    vault: MemVault, spec: CollectionSpec, wanted: SearchFilter, vector: Any, *, count: int, chosen: Selection | None
 ) -> list[DocumentMatch]:
-    """Return the ``count`` documents nearest to ``vector`` that may answer, nearest first.
+    """Return the ``count`` documents nearest to ``vector`` that may answer and are chosen, nearest first.
 
     Raises:
         EmbedderMismatch: The collection was made by another embedder.
         InvalidInput: The vector does not fit the collection.
     """
-    condition = matching(wanted)
     with vault.ledger.read() as connection:
         place = place_of(connection, spec, wanted)
         if place is None:
@@ -253,12 +295,10 @@ def nearest(
         query = prepared(vector, place.dimension, spec.metric)
         index = vault.exact if spec.metric == "dot" else vault._index(connection, place)
         if index is vault.exact:
-            proposals = index.candidates(connection, place, query)
-            return first(passing(connection, proposals, condition, accept), count)
+            return first(Near(connection, place, wanted, query, chosen).found(index), count)
     index.prepare()  # may write, so the view of the ledger is taken after it
     with vault.ledger.read() as connection:
-        proposals = index.candidates(connection, place, query)
-        return first(passing(connection, proposals, condition, accept), count)
+        return first(Near(connection, place, wanted, query, chosen).found(index), count)
 
 
 def place_of(connection: Connection, spec: CollectionSpec, wanted: SearchFilter) -> Place | None:
@@ -276,34 +316,79 @@ def first(matches: Iterator[DocumentMatch], count: int) -> list[DocumentMatch]:
     return list(best.values())
 
 
-def passing(
-    connection: Connection, proposals: Any, condition: ColumnElement[bool], accept: Accept | None
-) -> Iterator[DocumentMatch]:
-    """Yield those of the proposed passages whose documents may answer, in the order of the proposals."""
-    step = FIRST_STEP
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A question for the documents near a vector, within one view of the ledger.
+
+    An index proposes passages, nearest first, and each document is looked at until enough are chosen. Where few can be,
+    those are compared one by one instead, as soon as that is less work.
+    """
+
+    connection: Connection
+    place: Place
+    wanted: SearchFilter
+    query: Vector
+    chosen: Selection | None
+
+    def found(self, index: VectorIndex) -> Iterator[DocumentMatch]:
+        """Yield the documents that answer, nearest first; one may come again."""
+        for number, scores in enumerate(steps(index.candidates(self.connection, self.place, self.query))):
+            few = self.few(len(scores)) if 0 < number < PROBES else None  # the first step answers most questions
+            if few is not None:
+                yield from self.among(few)
+                return
+            rows = self.accepted(schema.passages.c.id, list(scores))
+            yield from ordered(rows, scores)
+
+    def few(self, most: int) -> list[str] | None:
+        """Return the documents to which ids and metadata narrow the answer down; None: they are more than ``most``."""
+        fitting = None if self.chosen is None else narrowing(self.wanted, self.chosen)
+        if fitting is None:
+            return None
+        found = list(self.connection.scalars(select(schema.cubes.c.id).where(fitting).limit(most + 1)))
+        return found if len(found) <= most else None
+
+    def among(self, cube_ids: Sequence[str]) -> Iterator[DocumentMatch]:
+        """Yield those of these documents that answer, nearest first."""
+        rows = self.accepted(schema.passages.c.cube_id, cube_ids)
+        ids, matrix = load_vectors(self.connection, self.place, [row.id for row in rows])
+        scores = dict(zip(ids.tolist(), (matrix @ self.query).tolist(), strict=True))
+        yield from ordered([row for row in rows if row.id in scores], scores)
+
+    def accepted(self, column: Any, values: Sequence[Any]) -> list[Row[Any]]:
+        return accepted(self.connection, column, values, matching(self.wanted), self.chosen)
+
+
+def steps(proposals: Candidates) -> Iterator[dict[int, float]]:
+    """Yield proposed passages with their scores, nearest first: few to begin with, then more at a time."""
+    size = FIRST_STEP
     for ids, scores in proposals:
         start = 0
         while start < len(ids):
-            part = dict(zip(ids[start : start + step].tolist(), scores[start : start + step].tolist(), strict=True))
-            start, step = start + step, min(4 * step, CHUNK)
-            rows = accepted(connection, list(part), condition, accept)
-            yield from sorted(
-                (DocumentMatch(row.cube_id, row.id, part[row.id]) for row in rows),
-                key=lambda match: (-match.score, match.passage_id),
-            )
+            end = start + size
+            yield dict(zip(ids[start:end].tolist(), scores[start:end].tolist(), strict=True))
+            start, size = end, min(4 * size, CHUNK)
+
+
+def ordered(rows: Sequence[Row[Any]], scores: Mapping[int, float]) -> list[DocumentMatch]:
+    matches = (DocumentMatch(row.cube_id, row.id, scores[row.id]) for row in rows)
+    return sorted(matches, key=lambda match: (-match.score, match.passage_id))
 
 
 def accepted(
-    connection: Connection, passage_ids: Sequence[int], condition: ColumnElement[bool], accept: Accept | None
+    connection: Connection, column: Any, values: Sequence[Any], condition: Condition, chosen: Selection | None
 ) -> list[Row[Any]]:
-    """Return passages whose documents may answer. A header is read, and checked, only where ``accept`` asks for it."""
+    """Return the passages whose documents may answer and are chosen, of those with these values in a column.
+
+    A header is read, and checked, only where something is chosen by it.
+    """
     p, c = schema.passages, schema.cubes
-    header = () if accept is None else (c.c.ref, c.c.header, c.c.header_digest)
+    header = () if chosen is None else (c.c.ref, c.c.header, c.c.header_digest)
     query = select(p.c.id, p.c.cube_id, *header).select_from(p.join(c, c.c.id == p.c.cube_id))
     rows: list[Row[Any]] = []
-    for part in chunks(passage_ids):
-        rows += connection.execute(query.where(p.c.id.in_(part), condition)).all()
-    return rows if accept is None else [row for row in rows if accept(row.ref, metadata_of(row))]
+    for part in chunks(values):
+        rows += connection.execute(query.where(column.in_(part), condition)).all()
+    return rows if chosen is None else [row for row in rows if chosen.accepts(row.ref, metadata_of(row))]
 
 
 def metadata_of(row: Any) -> Mapping[str, JsonValue]:
@@ -312,13 +397,16 @@ def metadata_of(row: Any) -> Mapping[str, JsonValue]:
     return metadata
 
 
-def matched(session: ReadSession, wanted: SearchFilter, terms: Sequence[str], accept: Accept | None) -> list[WordMatch]:
-    """Return the passages of documents that may answer and hold at least one of ``terms``."""
+def matched(
+    session: ReadSession, wanted: SearchFilter, terms: Sequence[str], chosen: Selection | None
+) -> list[WordMatch]:
+    """Return the passages of documents that may answer, are chosen and hold at least one of ``terms``."""
     matches = session.word_matches(wanted, terms)
-    if accept is None or not matches:
+    if chosen is None or not matches:
         return matches
-    ids = [match.passage_id for match in matches]
-    kept = {row.id for row in accepted(session.connection, ids, matching(wanted), accept)}
+    ids, fitting = [match.passage_id for match in matches], narrowing(wanted, chosen)
+    condition = matching(wanted) if fitting is None else and_(matching(wanted), fitting)
+    kept = {row.id for row in accepted(session.connection, schema.passages.c.id, ids, condition, chosen)}
     return [match for match in matches if match.passage_id in kept]
 
 

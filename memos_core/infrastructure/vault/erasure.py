@@ -170,6 +170,7 @@ def remove_rows(session: WriteSession, cube_ids: Sequence[str]) -> int:
         schema.links,
         schema.grants,
         schema.lineage,
+        schema.document_fields,
         schema.usage,
         schema.snapshot_cubes,
     )

@@ -90,6 +90,7 @@ FIELDS: Mapping[str, HeaderField] = {
     "version": HeaderField("number", schema.cubes.c.version),
     "type": choice(schema.cubes.c.type, MemoryType),
     "title": HeaderField("text", in_header("descriptive", "title").as_string()),
+    "importance": HeaderField("number", in_header("descriptive", "importance").as_float()),
     "pathway": HeaderField("text", in_header("descriptive", "lineage", "pathway").as_string()),
     "owner": HeaderField("text", in_header("governance", "owner").as_string()),
     "sensitivity": choice(in_header("governance", "sensitivity").as_string(), Sensitivity),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memos_core.infrastructure.vault.reading import ReadSession
     from memos_core.infrastructure.vault.writing import WriteSession
 
-__all__ = ["COUNTERS", "hottest", "touch"]
+__all__ = ["COUNTERS", "contribute", "hottest", "touch"]
 
 
 COUNTERS = ("reads", "injected_text", "injected_kv", "injected_lora", "tokens_saved", "feedback")
@@ -48,6 +48,14 @@ def touch(session: WriteSession, counts: Mapping[str, UsageDelta]) -> None:
             )
     if rows:
         session.connection.execute(TOUCH, rows)
+
+
+def contribute(session: WriteSession, contributions: Mapping[str, float]) -> None:
+    """Set what memories contribute to the answers that they take part in; those that are gone are passed over."""
+    own = schema.usage.c.cube_id == bindparam("cube")
+    rows = [{"cube": cube_id, "share": share} for cube_id, share in contributions.items()]
+    if rows:
+        session.connection.execute(update(schema.usage).where(own).values(contribution=bindparam("share")), rows)
 
 
 def warmer(heat: float, last_used: int | None, delta: UsageDelta) -> float:

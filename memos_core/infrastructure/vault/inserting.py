@@ -16,6 +16,7 @@ from memos_core.infrastructure.vault.conditions import micros
 from memos_core.infrastructure.vault.heat import COUNTERS
 from memos_core.infrastructure.vault.prepared import Change, NewRow, Prepared
 from memos_core.infrastructure.vault.rows import encode_vector, terms_crc, version_row
+from memos_core.infrastructure.vault.selecting import field_values
 from memos_core.infrastructure.vault.values import DEFAULT_COLLECTION, Passage
 
 __all__ = ["NewCube", "NewRows"]
@@ -26,6 +27,7 @@ COLLECTED = (
     schema.tags,
     schema.links,
     schema.lineage,
+    schema.document_fields,
     schema.postings,
     schema.vectors,
     schema.outbox,
@@ -209,4 +211,8 @@ def relation_rows(cube: MemCube) -> list[tuple[Table, list[dict[str, Any]]]]:
             for position, (source, version) in enumerate(descriptive.lineage.sources)
         ]
         found.append((schema.lineage, rows))
+    if descriptive.collection is not None and descriptive.metadata:
+        own = {"cube_id": cube_id, "collection": descriptive.collection}
+        rows = [{**own, "field": field, "value": value} for field, value in field_values(descriptive.metadata)]
+        found.append((schema.document_fields, rows))
     return found

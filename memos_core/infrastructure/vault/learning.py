@@ -39,8 +39,10 @@ __all__ = [
     "mark_learned",
     "newest_weights",
     "prune_recalls",
+    "recalled_namespaces",
     "recalls_of",
     "set_shares",
+    "set_spans",
     "set_verdicts",
     "unlearn",
     "waiting_namespaces",
@@ -60,12 +62,14 @@ class RecalledCube:
         signals: What spoke for it.
         share: Which part of what the answer took from memory came from it; None: not known.
         verdict: The caller's, between -1 and 1; None: none was given.
+        span: The characters of it that the answer used; None: not known, as for all that is short.
     """
 
     cube_id: str
     signals: Numbers
     share: float | None = None
     verdict: float | None = None
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ def insert_recalls(session: WriteSession, recalls: Sequence[Recall]) -> None:
             "signals": encoded(cube.signals),
             "share": cube.share,
             "verdict": cube.verdict,
+            "span_start": cube.span[0] if cube.span else None,
+            "span_end": cube.span[1] if cube.span else None,
         }
         for each in recalls
         for place, cube in enumerate(each.cubes)
@@ -186,7 +192,8 @@ def cubes_of(session: ReadSession, recall_ids: Sequence[str]) -> defaultdict[str
     for part in chunks(recall_ids):
         query = select(c).where(c.c.recall_id.in_(part)).order_by(c.c.recall_id, c.c.position)
         for row in session.connection.execute(query):
-            about[row.recall_id].append(RecalledCube(row.cube_id, decoded(row.signals), row.share, row.verdict))
+            span = None if row.span_start is None else (row.span_start, row.span_end)
+            about[row.recall_id].append(RecalledCube(row.cube_id, decoded(row.signals), row.share, row.verdict, span))
     return about
 
 
@@ -216,6 +223,12 @@ def decoded(text: str) -> Numbers:
 def set_shares(session: WriteSession, recall_id: str, shares: Mapping[str, float]) -> None:
     """Note which part of an answer came from which memory."""
     note(session, "share", [(recall_id, cube_id, share) for cube_id, share in shares.items()])
+
+
+def set_spans(session: WriteSession, recall_id: str, spans: Mapping[str, tuple[int, int]]) -> None:
+    """Note which characters of memories an answer used."""
+    note(session, "span_start", [(recall_id, cube_id, start) for cube_id, (start, _) in spans.items()])
+    note(session, "span_end", [(recall_id, cube_id, end) for cube_id, (_, end) in spans.items()])
 
 
 def set_verdicts(session: WriteSession, recall_id: str, verdicts: Mapping[str, float]) -> None:
@@ -253,6 +266,13 @@ def waiting_namespaces(session: ReadSession, *, before: datetime) -> dict[str, i
     query = select(n.c.name, func.count().label("waiting")).join_from(r, n, n.c.id == r.c.namespace_id)
     waiting = query.where(r.c.learned.is_(None), r.c.at <= micros(before)).group_by(n.c.name).order_by(n.c.name)
     return {row.name: row.waiting for row in session.connection.execute(waiting)}
+
+
+def recalled_namespaces(session: ReadSession) -> list[str]:
+    """Return the namespaces of which requests are kept, sorted."""
+    r, n = schema.recalls, schema.namespaces
+    query = select(n.c.name).where(n.c.id.in_(select(r.c.namespace_id)))
+    return list(session.connection.scalars(query.order_by(n.c.name)))
 
 
 def mark_learned(session: WriteSession, recall_ids: Sequence[str], version: int) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "audit_cubes",
     "collections",
     "cubes",
+    "document_fields",
     "grants",
     "index_state",
     "job_cubes",
@@ -154,6 +155,17 @@ tags = Table(
     metadata,
     Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
     Column("tag", String, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+document_fields = Table(
+    "document_fields",
+    metadata,
+    Column("cube_id", ForeignKey("cubes.id"), primary_key=True),
+    Column("field", String, primary_key=True),
+    Column("value", String, primary_key=True),  # as ``selecting.encoded`` keeps it
+    Column("collection", String, nullable=False),
+    Index("document_fields_by_value", "collection", "field", "value"),
     sqlite_with_rowid=False,
 )
 
@@ -396,6 +408,8 @@ recall_cubes = Table(
     Column("signals", Text, nullable=False),
     Column("share", Float),  # of what the answer took from memory; NULL: not known
     Column("verdict", Float),  # the caller's, between -1 and 1; NULL: none was given
+    Column("span_start", Integer),  # the characters of a long memory that the answer used; NULL: not known
+    Column("span_end", Integer),
     Index("recall_cubes_by_cube", "cube_id"),
     sqlite_with_rowid=False,
 )

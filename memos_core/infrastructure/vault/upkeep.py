@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, delete, exists, func, not_, select
+from sqlalchemy import JSON, and_, delete, exists, func, not_, select, type_coerce
 
 from memos_core.cube import MemoryType, State, cooling
 from memos_core.infrastructure.vault import schema
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Use", "count_live", "lapsed", "remove_audit", "uses"]
 
 
+IMPORTANCE = type_coerce(schema.cubes.c.header, JSON)["descriptive", "importance"].as_float().label("importance")
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """How a memory was used, as far as a retention policy asks.
@@ -30,12 +33,14 @@ class Use:
         changed: When it was stored or edited last.
         used: When it was read or injected last, or else stored or edited.
         heat: Its heat now.
+        importance: Of its text; None: not told.
     """
 
     cube_id: str
     changed: datetime
     used: datetime
     heat: float
+    importance: float | None = None
 
 
 def count_live(session: ReadSession, visibility: Visibility) -> int:
@@ -48,7 +53,7 @@ def uses(session: ReadSession, visibility: Visibility, *, but_tagged: Sequence[s
     """Return how each text memory in use was used, but for those that have one of these tags."""
     c, u, v, t = schema.cubes, schema.usage, schema.versions, schema.tags
     joined = c.join(u, u.c.cube_id == c.c.id).join(v, and_(v.c.cube_id == c.c.id, v.c.version == c.c.version))
-    query = select(c.c.id, v.c.committed, u.c.last_used, u.c.heat).select_from(joined)
+    query = select(c.c.id, v.c.committed, u.c.last_used, u.c.heat, IMPORTANCE).select_from(joined)
     query = query.where(visible(visibility), live(session.now), is_memory())
     if but_tagged:
         query = query.where(not_(exists().where(t.c.cube_id == c.c.id, t.c.tag.in_(list(but_tagged)))))
@@ -56,7 +61,7 @@ def uses(session: ReadSession, visibility: Visibility, *, but_tagged: Sequence[s
     for row in session.connection.execute(query.order_by(c.c.id)):
         changed, last = from_micros(row.committed), moment(row.last_used)
         heat = 0.0 if last is None else row.heat * cooling(max(0.0, (session.now - last).total_seconds()))
-        found.append(Use(row.id, changed, max(changed, last or changed), heat))
+        found.append(Use(row.id, changed, max(changed, last or changed), heat, row.importance))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, func, select
 
-from memos_core.cube import MemCube
+from memos_core.cube import Descriptive, MemCube
 from memos_core.errors import BlobDamaged, VaultDamaged, VaultError
 from memos_core.infrastructure.vault import schema, sqlite
 from memos_core.infrastructure.vault.blobs import BlobStore
@@ -28,6 +28,7 @@ from memos_core.infrastructure.vault.rows import (
     size_of,
     terms_crc,
 )
+from memos_core.infrastructure.vault.selecting import field_values
 from memos_core.infrastructure.vault.values import VaultReport
 
 __all__ = ["verify"]
@@ -37,6 +38,7 @@ RELATIONS: tuple[tuple[Any, ...], ...] = (
     (schema.tags, schema.tags.c.tag),
     (schema.links, schema.links.c.target, schema.links.c.relation),
     (schema.lineage, schema.lineage.c.source_id, schema.lineage.c.source_version),
+    (schema.document_fields, *schema.document_fields.c["collection", "field", "value"]),
     (schema.grants, schema.grants.c.grantee, schema.grants.c.right, schema.grants.c.until),
 )
 MOMENT = from_micros(0)
@@ -159,10 +161,17 @@ def columns(there: Held, cube: MemCube) -> list[str]:
         "tags": {(tag,) for tag in descriptive.tags},
         "links": {(link.target, link.relation) for link in descriptive.links},
         "lineage": set(descriptive.lineage.sources),
+        "document_fields": fields_of(descriptive),
         "grants": {(grant.grantee, grant.right, micros(grant.until)) for grant in cube.header.governance.grants},
     }
     wrong += [name for name, own in expected.items() if there.relations[name].get(cube.id, set()) != own]
     return [f"cube {cube.id}: {name} is not what its header says" for name in wrong]
+
+
+def fields_of(descriptive: Descriptive) -> set[tuple[Any, ...]]:
+    if descriptive.collection is None:
+        return set()
+    return {(descriptive.collection, *own) for own in field_values(descriptive.metadata)}
 
 
 def versions(session: ReadSession, rows: Sequence[Row[Any]], cube: MemCube) -> list[str]:

@@ -64,7 +64,7 @@ REPLACED = Change(
 HAS_PASSAGES = Prepared(select(schema.passages.c.id).where(schema.passages.c.cube_id == bindparam("cube_id")).limit(1))
 UNRELATED = [
     Change(delete(table).where(table.c.cube_id == bindparam("of_cube")))
-    for table in (schema.tags, schema.links, schema.lineage)
+    for table in (schema.tags, schema.links, schema.lineage, schema.document_fields)
 ]
 NEW_CUBE, NEW_NAMESPACE, NEW_COLLECTION = map(NewRow, (schema.cubes, schema.namespaces, schema.collections))
 NEW_AUDIT = NewRow(schema.audit)

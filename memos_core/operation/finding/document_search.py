@@ -11,7 +11,8 @@ from memos_core.embedding.base import Embedder, Vector
 from memos_core.errors import InvalidInput
 from memos_core.filters import Where
 from memos_core.infrastructure.vault import collections
-from memos_core.infrastructure.vault.collections import Accept, CollectionSpec, DocumentMatch
+from memos_core.infrastructure.vault.collections import CollectionSpec, DocumentMatch
+from memos_core.infrastructure.vault.selecting import Selection
 from memos_core.operation.documents import MemDocuments
 from memos_core.operation.finding.diversity import spread
 from memos_core.operation.finding.ranking import bm25, fuse, min_max
@@ -54,14 +55,9 @@ class DocumentQuery:
             raise InvalidInput(f"mode {self.mode!r} needs a text to look for")
 
     @property
-    def accept(self) -> Accept | None:
+    def chosen(self) -> Selection | None:
         """What decides, beside the ledger, whether a document may answer."""
-        where, ids = self.where, self.ids
-        if where is None and ids is None:
-            return None
-        return lambda document_id, metadata: (
-            (ids is None or document_id in ids) and (where is None or where.accepts(metadata))
-        )
+        return None if self.where is None and self.ids is None else Selection(self.where, self.ids)
 
 
 class DocumentSearch:
@@ -101,14 +97,14 @@ class DocumentSearch:
         if vector is None:
             vector = query_vector(self.shelf.embedder, asked.text, self.shelf.spec)
         return collections.nearest(
-            self.shelf.vault, self.shelf.spec, self.shelf.seen(), vector, count=count, accept=asked.accept
+            self.shelf.vault, self.shelf.spec, self.shelf.seen(), vector, count=count, chosen=asked.chosen
         )
 
     def by_words(self, asked: DocumentQuery) -> list[DocumentMatch]:
         """Return all documents that hold a word of the question, by BM25 over the collection, best first."""
         seen = self.shelf.seen()
         with self.shelf.vault.read() as session:
-            matches = collections.matched(session, seen, query_words(asked.text or ""), asked.accept)
+            matches = collections.matched(session, seen, query_words(asked.text or ""), asked.chosen)
             passages, mean = session.corpus(seen.visibility, seen.now, collection=self.shelf.spec.name)
         scores = bm25(matches, passages=passages, mean_length=mean)
         found = [DocumentMatch(match.cube_id, match.passage_id, scores[match.passage_id]) for match in matches]

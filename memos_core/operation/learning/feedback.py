@@ -21,7 +21,7 @@ from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, UsageDelta, WriteSession
 from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import Recall, RecalledCube
-from memos_core.operation.learning.used import shares_used
+from memos_core.operation.learning.used import shares_used, span_used
 from memos_core.principal import Principal
 from memos_core.records import InjectionPlan, MemoryCall, PlannedMemory, Reply
 from memos_core.render import render_memory
@@ -85,7 +85,7 @@ class MemFeedback:
         weighed = [memory for memory in plan.memories if memory.weighed is not None]
         if not self.records or asked is None or not (weighed or asked.intent == "correct"):
             return
-        shares = used_in(asked, plan.memories, answer)
+        shares, spans = used_in(asked, plan.memories, answer), spans_in(asked, plan.memories, answer)
         now = self.governance.clock.now()
         first = weighed[0].weighed if weighed else None
         recall = Recall(
@@ -96,7 +96,7 @@ class MemFeedback:
             intent=asked.intent,
             features=first.features if first else "",
             situation=first.situation if first else (),
-            cubes=tuple(recalled(memory, shares) for memory in weighed),
+            cubes=tuple(recalled(memory, shares, spans) for memory in weighed),
         )
         with self._lock:
             self._waiting.append(recall)
@@ -148,12 +148,14 @@ class MemFeedback:
         if not cube_ids:  # the plan holds no memory: nothing to judge
             return Judgement((), good, {}, recalled=False)
         used = {} if plan is None or answer is None else self._used(plan, answer)
+        spans = spans_in(plan.asked, plan.memories, answer) if plan is not None and used else {}
         self.flush()
         with self.vault.write() as session:
             own = self._own(session, principal, cube_ids)
             recall = self._recall(session, principal, cube_ids)
             if recall is not None and used:
                 rows.set_shares(session, recall.id, used)
+                rows.set_spans(session, recall.id, spans)
             if good is not None:
                 value = 1.0 if good else -1.0
                 session.touch({cube_id: UsageDelta(feedback=value) for cube_id in own})
@@ -211,9 +213,25 @@ def used_in(asked: MemoryCall | None, memories: Sequence[PlannedMemory], answer:
     return {memory.cube_id: round(share, 4) for memory, share in zip(memories, shares, strict=True)}
 
 
-def recalled(memory: PlannedMemory, shares: dict[str, float] | None) -> RecalledCube:
+def spans_in(
+    asked: MemoryCall | None, memories: Sequence[PlannedMemory], answer: str | None
+) -> dict[str, tuple[int, int]]:
+    """Return which characters of long memories an answer used, as far as that is known.
+
+    Of a memory that was given in part, that part, if any of it was used.
+    """
+    found = {}
+    for memory in memories if answer is not None else ():
+        span = span_used(answer or "", memory.cube.text, asked.query if asked else "")
+        if span is not None:
+            found[memory.cube_id] = memory.passage or span
+    return found
+
+
+def recalled(memory: PlannedMemory, shares: dict[str, float] | None, spans: dict[str, tuple[int, int]]) -> RecalledCube:
     signals = memory.weighed.signals if memory.weighed else ()
-    return RecalledCube(memory.cube_id, signals, None if shares is None else shares[memory.cube_id])
+    share = None if shares is None else shares[memory.cube_id]
+    return RecalledCube(memory.cube_id, signals, share, span=spans.get(memory.cube_id))
 
 
 def digested(session: WriteSession, recall: Recall) -> Recall:

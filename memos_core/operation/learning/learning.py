@@ -8,8 +8,10 @@ takes the requests that it was in along, with everything that was learned from t
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from statistics import fmean
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -19,17 +21,21 @@ from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import Job, MemVault, ReadSession, UsageDelta, Visibility, WriteSession
 from memos_core.infrastructure.vault import learning as rows
+from memos_core.infrastructure.vault.heat import contribute
 from memos_core.infrastructure.vault.learning import LearnedWeights, Recall
 from memos_core.operation.finding.ranker import Ranker
 from memos_core.operation.jobs import JobQueue, Progress, Publish, Task
 from memos_core.operation.learning.experience import ALL_SIGNALS, Experience, features_of, past_of
 from memos_core.operation.learning.fitting import Fit, Trust, fitted
 from memos_core.operation.learning.lessons import Edits, lessons_of, turns_of, uses_of
+from memos_core.operation.learning.proposals import RestructuringPolicy
 from memos_core.principal import Principal
 
 __all__ = ["LearnTask", "LearningSettings", "MemLearning", "queue_learning"]
 
 AUTHOR = "memos"
+LEAST_ANSWERS = 3
+"""Answers from which on it is said what a memory contributes to them."""
 NOTHING = Experience()
 
 
@@ -44,6 +50,8 @@ class LearningSettings(BaseModel):
         settle_seconds: How long a request waits for a correction, an edit or the same question again.
         max_requests: Requests of a user that are kept, the newest.
         keep_seconds: How long.
+        restructuring: When background work merges memories that are used together and splits those that are used in
+            part; None: never, and ``Scope.proposals`` still says what use speaks for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +63,7 @@ class LearningSettings(BaseModel):
     settle_seconds: float = Field(default=600.0, ge=0)
     max_requests: int = Field(default=1000, ge=1)
     keep_seconds: float = Field(default=180 * 86400.0, gt=0)
+    restructuring: RestructuringPolicy | None = None
 
     @property
     def trust(self) -> Trust:
@@ -104,6 +113,16 @@ class MemLearning:
         uses = uses_of(recalls, edits_of(session, namespace, recalls), follow_seconds=self.settings.settle_seconds)
         return Experience(weights.version, added, past_of(recalls, uses))
 
+    def standing(self, session: ReadSession, namespace: str) -> list[Recall]:
+        """Return the requests that count now: settled, and not left behind by going back to earlier weights."""
+        chain = rows.lineage_of(rows.weights_of(session, namespace))
+        settled = session.now - timedelta(seconds=self.settings.settle_seconds)
+        return [
+            each
+            for each in self._kept(session, namespace)
+            if each.learned in chain or (each.learned is None and each.at <= settled)
+        ]
+
     def _kept(self, session: ReadSession, namespace: str) -> list[Recall]:
         found = rows.recalls_of(session, namespace, newest=self.settings.max_requests)
         return [each for each in found if each.features == self.features or not each.cubes]
@@ -114,13 +133,7 @@ class MemLearning:
         """Return the next weights of a namespace, the requests that are new in them, and the fit."""
         versions = rows.weights_of(session, namespace)
         newest = versions[-1] if versions else None
-        chain = rows.lineage_of(versions)
-        settled = session.now - timedelta(seconds=self.settings.settle_seconds)
-        standing = [
-            each
-            for each in self._kept(session, namespace)
-            if each.learned in chain or (each.learned is None and each.at <= settled)
-        ]
+        standing = self.standing(session, namespace)
         edits, seconds = edits_of(session, namespace, standing), self.settings.settle_seconds
         lessons = list(lessons_of(standing, edits, features=self.features, follow_seconds=seconds))
         fit = fitted(lessons, self.ranker, self.settings.trust)
@@ -143,12 +156,16 @@ class MemLearning:
             SourcesChanged: Other weights were put in use meanwhile, or a request was forgotten.
         """
         newest = rows.newest_weights(session, namespace)
-        held = {each.id for each in rows.recalls_of(session, namespace, newest=2 * self.settings.max_requests)}
-        if (newest.version if newest else 0) != weights.parent or not held.issuperset(each.id for each in new):
+        held = rows.recalls_of(session, namespace, newest=2 * self.settings.max_requests)
+        ids = {each.id for each in held}
+        if (newest.version if newest else 0) != weights.parent or not ids.issuperset(each.id for each in new):
             raise SourcesChanged("what was learned from changed meanwhile")
         rows.insert_weights(session, namespace, weights)
         rows.mark_learned(session, [each.id for each in new], weights.version)
         session.touch(self._against(session, namespace, new))
+        given = {cube.cube_id for each in new for cube in each.cubes}
+        own = [cube.id for cube in session.cubes(Visibility(namespace), sorted(given))]
+        contribute(session, contributions_of(held, own))
         oldest = session.now - timedelta(seconds=self.settings.keep_seconds)
         rows.prune_recalls(session, namespace, keep=self.settings.max_requests, before=oldest)
 
@@ -241,6 +258,20 @@ def queue_learning(vault: MemVault, queue: JobQueue, settings: LearningSettings)
             for name in due:
                 queue.add(session, Principal(name), LearnTask.kind)
     return len(due)
+
+
+def contributions_of(recalls: Sequence[Recall], cube_ids: Collection[str]) -> dict[str, float]:
+    """Return the mean share of memories in what answers took from memory, over the answers that were given them.
+
+    Answers of which it is not known what they took do not count; too few of the others, and nothing is told.
+    """
+    shares: defaultdict[str, list[float]] = defaultdict(list)
+    for recall in recalls:
+        for cube in recall.cubes:
+            if cube.share is not None:
+                shares[cube.cube_id].append(cube.share)
+    known = {cube_id: shares[cube_id] for cube_id in cube_ids if len(shares[cube_id]) >= LEAST_ANSWERS}
+    return {cube_id: round(fmean(own), 4) for cube_id, own in known.items()}
 
 
 def edits_of(session: ReadSession, namespace: str, recalls: Sequence[Recall]) -> Edits:
