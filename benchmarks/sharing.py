@@ -48,16 +48,21 @@ def measured(size: int) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder, MemOS.open(folder, embedder=GivenVectors()) as memos:
         owner, writer = filled(memos, "owner", size), filled(memos, "writer", size)
         alone, one = filled(memos, "alone", size), filled(memos, "one", size)
-        everything, changing = memos.scope(user="everything"), memos.scope(user="changing")
+        everything, changing, edited = (memos.scope(user=user) for user in ("everything", "changing", "edited"))
+        editor = filled(memos, "editor", size)
+        old = [cube.id for cube in editor.list(limit=ROUNDS)]
         owner.grant("one", cube_id=owner.list(limit=1)[0].id)
         owner.grant("everything", whole_scope=True)
         writer.grant("changing", whole_scope=True)
-        scopes = {"no grants": alone, "one granted": one, "all granted": everything, "all granted, one new": changing}
+        editor.grant("edited", whole_scope=True)
+        scopes = {"no grants": alone, "one granted": one, "all granted": everything}
+        scopes |= {"all granted, one new": changing, "all granted, one edited": edited}
         times: dict[str, list[float]] = {name: [] for name in scopes}
         random = Random(SEED)
         for number in range(ROUNDS):
             query = text(random)
             writer.add(f"{query} new {number}")
+            editor.update(old[number], f"{query} edited {number}")
             for name, scope in scopes.items():
                 took = seconds(lambda scope=scope, query=query: scope.search(query, k=10))  # type: ignore[misc]
                 if number >= ROUNDS // 6:

@@ -68,6 +68,35 @@ def test_a_granted_memory_is_quoted_with_its_owner(ada: Scope, bob: Scope) -> No
     assert "shared by" not in ada.context("What is the cat called?").text
 
 
+def test_what_is_kept_for_a_reader_follows_each_change_as_if_it_were_read_anew(
+    memos: MemOS, ada: Scope, bob: Scope
+) -> None:
+    ids = [added(ada, f"The cat of number {number} sleeps.", session=f"S{number % 3}") for number in range(12)]
+    ada.grant("bob", whole_scope=True)
+    vault = memos._layers.vault
+
+    def searched() -> list[tuple[str, float, str]]:
+        return [(hit.id, hit.score, hit.text) for hit in bob.search("the cat sleeps in number seven", k=50)]
+
+    def changes() -> Iterator[object]:
+        yield ada.update(ids[7], "The cat of number seven is awake in the garden.")
+        yield ada.rollback(ids[7], version=1)
+        yield ada.freeze(ids[3])
+        yield ada.archive(ids[0])
+        yield ada.add("A cat of number seven that came later.")
+        yield ada.update(ids[1], "No animal at all.")
+        yield ada.grant("bob", cube_id=ids[2])
+        yield ada.forget(ids[4])
+        yield ada.revoke("bob")
+
+    searched()
+    for change in changes():
+        kept = searched()
+        vault.granted.drop()
+        assert kept == searched(), change
+    assert kept == []
+
+
 def test_a_whole_scope_is_shared_with_what_comes_later(ada: Scope, bob: Scope) -> None:
     cat = added(ada, "My cat is called Biscuit.")
     pin = added(ada, "The pin of the cat flap is 4711.", sensitivity="secret")

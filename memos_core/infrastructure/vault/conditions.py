@@ -24,11 +24,13 @@ __all__ = [
     "in_force",
     "is_memory",
     "live",
+    "live_at",
     "matching",
     "micros",
     "moment",
     "of_collection",
     "owned",
+    "secret",
     "standing",
     "superseded",
     "usable",
@@ -116,7 +118,8 @@ def reachable(visibility: Visibility, cubes: Any = schema.cubes) -> Condition:
 
 def granted(visibility: Visibility, cubes: Any = schema.cubes) -> Condition:
     """Return the condition that a cube is a memory in use that its owner lets the visibility's user read."""
-    return granted_to(visibility.namespace, micros(visibility.granted_at), cubes)
+    at: Any = visibility.granted_at  # in a query that is written once, a name stands for it
+    return granted_to(visibility.namespace, micros(at) if isinstance(at, datetime) else at, cubes)
 
 
 def granted_to(grantee: Any, now: Any, cubes: Any = schema.cubes) -> Condition:

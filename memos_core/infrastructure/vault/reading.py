@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, select, true
 
 from memos_core.cube import MemCube, MemoryType, State
 from memos_core.ids import is_ulid
-from memos_core.infrastructure.vault import granting, schema
+from memos_core.infrastructure.vault import granting, lookups, schema
 from memos_core.infrastructure.vault.conditions import (
     chunks,
     filtered,
@@ -23,7 +23,6 @@ from memos_core.infrastructure.vault.conditions import (
     matching,
     micros,
     of_collection,
-    owned,
     usable,
     visible,
 )
@@ -109,8 +108,8 @@ class ReadSession:
         """
         if not is_ulid(cube_id):
             return None
-        query = current().where(schema.cubes.c.id == cube_id, visible(visibility))
-        row = self.connection.execute(query).first()
+        query = lookups.one_cube(lookups.kind_of(visibility))
+        row = query.first(self.connection, cube_id=cube_id, **lookups.values_of(visibility))
         if row is None:
             return None
         cube = as_seen(cube_of(row, self.now), visibility)
@@ -176,13 +175,10 @@ class ReadSession:
             shared: Also what others have granted.
             filters: Only what passes them; see ``MemoryCall.filters``.
         """
-        query = current().where(self._listed(visibility, types, states, now), filtered(filters or {}))
-        if after is not None:
-            query = query.where(schema.cubes.c.id < after if newest else schema.cubes.c.id > after)
-        if belonging is not None:
-            query = query.where(schema.cubes.c.session == belonging)
-        order = schema.cubes.c.id.desc() if newest else schema.cubes.c.id
-        rows = self.connection.execute(query.order_by(order).limit(limit))
+        kind = lookups.kind_of(visibility)
+        asked = lookups.Listing(kind, types, tuple(states), belonging is not None, after is not None, newest)
+        values = {"after": after, "belonging": belonging, "limit": limit}
+        rows = self._asked(lookups.listed(asked), visibility, now, filters, values)
         cubes = [cube_of(row, now) for row in rows]
         if shared and may_be_shared(types, states):
             ids = granting.granted_ids(self, visibility, belonging=belonging, filters=filters)
@@ -201,30 +197,25 @@ class ReadSession:
         filters: Mapping[str, JsonValue] | None = None,
     ) -> int:
         """Return how many cubes ``listing`` would give without a limit."""
-        query = select(func.count()).select_from(schema.cubes).where(filtered(filters or {}))
-        own = int(self.connection.scalar(query.where(self._listed(visibility, types, states, now))) or 0)
+        asked = lookups.Listing(lookups.kind_of(visibility), types, tuple(states))
+        own = int(self._asked(lookups.counted(asked), visibility, now, filters, {})[0][0])
         if not shared or not may_be_shared(types, states):
             return own
         return own + len(granting.granted_ids(self, visibility, filters=filters))
 
-    def _listed(
+    def _asked(
         self,
+        query: Prepared,
         visibility: Visibility,
-        types: Collection[MemoryType] | None,
-        states: Collection[State],
         now: datetime,
-    ) -> Condition:
-        cubes = schema.cubes
-        lapsed = and_(cubes.c.state == State.ACTIVE, cubes.c.expires_at <= micros(now))
-        either = [cubes.c.state == str(state) for state in states if state is not State.ACTIVE]
-        if State.ACTIVE in states:
-            either.append(live(now))
-        if State.EXPIRED in states:
-            either.append(lapsed)
-        conditions = [owned(visibility), of_collection(None), or_(*either)]
-        if types is not None:  # items belong to no one kind of memory: they are listed where all are
-            conditions += [cubes.c.type.in_([str(kind) for kind in types]), cubes.c.item_path.is_(None)]
-        return and_(*conditions)
+        filters: Mapping[str, JsonValue] | None,
+        values: Mapping[str, Any],
+    ) -> list[Any]:
+        """Return the rows of a query of a kind of visibility; filters are compiled into it for this call."""
+        given = {**values, **lookups.values_of(visibility), "now": micros(now)}
+        if filters:
+            return list(self.connection.execute(query.query.where(filtered(filters)), given))
+        return query.all(self.connection, **given)
 
     def versions(self, visibility: Visibility, cube_id: str) -> list[VersionRecord]:
         """Return all versions of a cube, oldest first; none if it is not visible, or only granted."""
@@ -232,14 +223,13 @@ class ReadSession:
         return [] if cube is None or cube.shared else self._versions(cube)
 
     def _versions(self, cube: MemCube, version: int | None = None) -> list[VersionRecord]:
-        v = schema.versions
-        query = select(v).where(v.c.cube_id == cube.id).order_by(v.c.version)
-        rows = self.connection.execute(query if version is None else query.where(v.c.version == version))
+        query = lookups.VERSIONS if version is None else lookups.VERSION
+        rows = query.all(self.connection, cube_id=cube.id, version=version)
         return [
             VersionRecord(self._version(cube, row), row.author, from_micros(row.committed), row.reason) for row in rows
         ]
 
-    def _version(self, cube: MemCube, row: Row[Any]) -> MemCube:
+    def _version(self, cube: MemCube, row: Any) -> MemCube:
         if row.version == cube.version:
             return cube
         check(row.header, row.header_digest, f"cube {cube.id}: header of version {row.version}")

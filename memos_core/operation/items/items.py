@@ -135,7 +135,7 @@ class ItemOperator:
         for number, operation in enumerate(operations):
             if isinstance(operation, PutItem):
                 fields = self.fields(handle, operation)
-                values[number] = replace(self.checked(operation), fields=fields)
+                values[number] = self.checked(operation, fields)
                 pieces[number] = pieces_of(operation.value, fields, embedder)
             elif isinstance(operation, DeleteItem):
                 values[number] = Removal(tuple(operation.path), operation.key)
@@ -156,8 +156,8 @@ class ItemOperator:
             return ()
         return handle.index.fields if put.fields is None else tuple(put.fields)
 
-    def checked(self, put: PutItem) -> Value:
-        return checked_value(self.governance, put.path, put.key, put.value, put.ttl_seconds)
+    def checked(self, put: PutItem, fields: Sequence[str]) -> Value:
+        return checked_value(self.governance, put.path, put.key, put.value, put.ttl_seconds, fields=fields)
 
     def embed(self, handle: ItemHandle, plan: ItemPlan) -> tuple[dict[str, Vector], dict[str, Vector]]:
         """Return the vectors of the texts and of the queries of a plan."""

@@ -22,6 +22,9 @@ __all__ = ["ItemTransaction", "ItemWriter", "Removal", "Value", "as_item", "chec
 
 KIND = "item"
 
+PART = 100
+"""Items that wait to be sent together. The more objects wait, the longer Python searches them for cycles."""
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -68,6 +71,8 @@ class ItemWriter:
         self.history = history
         self.collection = collection
         self.now = session.now
+        self.source = Source(session=principal.session)
+        self.governed = Governance(owner=principal.user, namespace=principal.namespace, agent=principal.agent)
         self.put_ids: list[str] = []
         self.gone_ids: list[str] = []
         self.derived_ids: list[str] = []
@@ -84,10 +89,12 @@ class ItemWriter:
         self.check_quota(changes, [stored[key] for key in keys if key in stored])
         pairs = list(zip(changes, keys, strict=True))
         self.erase([stored[key] for change, key in pairs if isinstance(change, Removal) and key in stored])
-        return [
-            self.put(change, key, stored.get(key)) if isinstance(change, Value) else key in stored
-            for change, key in pairs
-        ]
+        done: list[Item | bool] = []
+        for change, key in pairs:
+            done.append(self.put(change, key, stored.get(key)) if isinstance(change, Value) else key in stored)
+            if len(done) % PART == 0:
+                self.session.flush()
+        return done
 
     def check_quota(self, changes: Sequence[Value | Removal], replaced: Sequence[str]) -> None:
         """Check that the values fit, counting what goes for them."""
@@ -123,15 +130,13 @@ class ItemWriter:
             kind=KIND,
             created=self.now,
             updated=self.now,
-            source=Source(session=self.principal.session),
+            source=self.source,
             item=ItemAddress(path=value.path, key=value.key, fields=value.fields),
         )
-        governance = Governance(
-            owner=self.principal.user,
-            namespace=self.principal.namespace,
-            agent=self.principal.agent,
-            retention=self.governance.retention(value.ttl_seconds, self.now),
-        )
+        governance = self.governed
+        if value.ttl_seconds is not None:
+            retention = self.governance.retention(value.ttl_seconds, self.now)
+            governance = governance.model_copy(update={"retention": retention})
         header = Header(descriptive=descriptive, governance=governance)
         return MemCube(header=header, payload=PlaintextPayload(text=value.text))
 
@@ -211,7 +216,13 @@ class ItemTransaction:
 
 
 def checked_value(
-    governance: MemGovernance, path: Sequence[str], key: str, value: object, ttl_seconds: float | None
+    governance: MemGovernance,
+    path: Sequence[str],
+    key: str,
+    value: object,
+    ttl_seconds: float | None,
+    *,
+    fields: Sequence[str] = (),
 ) -> Value:
     """Return a value that may be kept.
 
@@ -220,8 +231,9 @@ def checked_value(
     """
     text = encoded_value(value)
     governance.check_item(path, key, text)
-    governance.retention(ttl_seconds, governance.clock.now())
-    return Value(tuple(path), key, text, ttl_seconds)
+    if ttl_seconds is not None:
+        governance.retention(ttl_seconds, governance.clock.now())
+    return Value(tuple(path), key, text, ttl_seconds, tuple(fields))
 
 
 def pieces_of(value: JsonValue, fields: Sequence[str], embedder: Embedder | None) -> tuple[str, ...]:
