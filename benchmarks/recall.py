@@ -3,8 +3,8 @@
     python benchmarks/recall.py --input CONVERSATIONS.json.gz [--input MORE.json.gz]
 
 Writes recall@1, @5 and @10, MRR, and for each question the ranks of its evidence; no texts. The vectors of a file are
-kept beside the results of an earlier run if ``--vectors`` names a file. ``--held-out`` trains the ranker without the
-user that is asked about, for files that the shipped weights were learned from.
+kept beside the results of an earlier run if ``--vectors`` names a file. ``--held-out`` names files that the shipped
+weights were learned from: each of their users is asked with weights that never saw that user.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import Chroma, Document, LangChainEnsemble, LlamaIndexFusion, Peer
+from peers import Chroma, Document, LangChainEnsemble, LlamaIndexFusion, Peer, Txtai
 from surroundings import surroundings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from memos_core import MemOS
 from memos_core.interface.evidence import Evidence, Question, read_evidence
 from memos_core.interface.ingest import ingest, read_turns
-from tools.ranker.examples import KeptVectors, examples_of_file, examples_of_talks
-from tools.ranker.talks import make_talk
+from memos_core.operation.finding.ranker import Ranker
+from tools.ranker.examples import KeptVectors
 
 RESULTS = Path(__file__).parent / "results"
 DEPTH = 10
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, action="append", required=True, help="annotated conversations")
     parser.add_argument("--held-out", type=Path, action="append", default=[], help="which of them to hold users out of")
-    parser.add_argument("--tuned", type=json.loads, default={}, help="with --held-out: factors as train_ranker printed")
+    parser.add_argument("--rankers", type=Path, help="with --held-out: what train_ranker.py --held-out wrote")
     parser.add_argument("--vectors", type=Path, default=Path("recall-vectors.npz"), help="where to keep vectors")
     parser.add_argument("--out", type=Path, default=RESULTS / "recall.json", help="file to write the figures to")
     options = parser.parse_args()
@@ -49,7 +49,7 @@ def main() -> None:
         embedder.embed([question.text for question in evidence.questions])
         ranks = dict(measured(path, evidence, embedder))
         if path in options.held_out:
-            ranks["memos"] = held_out(path, evidence, embedder, options.tuned)
+            ranks["memos"] = held_out(path, evidence, embedder, options.rankers)
         embedder.save()
         files[path.name] = {
             "questions": len(evidence.questions),
@@ -73,7 +73,7 @@ def measured(path: Path, evidence: Evidence, embedder: KeptVectors) -> Iterator[
         ingest(memos, path)
         yield "memos", [ranks_of(one, evidence.recall(memos, one, DEPTH).refs) for one in evidence.questions]
     documents = documents_of(path)
-    for kind in (Chroma, LangChainEnsemble, LlamaIndexFusion):
+    for kind in (Chroma, LangChainEnsemble, LlamaIndexFusion, Txtai):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             peer = kind(Path(folder), lambda text: embedder.embed([text])[0])
             for of_user in documents.values():
@@ -99,18 +99,11 @@ def documents_of(path: Path) -> dict[str, list[Document]]:
     return found
 
 
-def held_out(path: Path, evidence: Evidence, embedder: KeptVectors, factors: Mapping[str, float]) -> Ranks:
+def held_out(path: Path, evidence: Evidence, embedder: KeptVectors, rankers: Path) -> Ranks:
     """Return the ranks of a search whose ranker never saw the user that is asked about."""
-    from tools.ranker.fit import fit
-    from tools.ranker.tune import stretch
-    from tools.train_ranker import PENALTY, SHARES
-
-    learn = examples_of_file(path, embedder)
-    talks = examples_of_talks([make_talk(seed) for seed in range(1, 11)], embedder)
     found: dict[int, list[int | None]] = {}
     for user in evidence.turns:
-        seen = {"learn": [one for one in learn if one.group != user], "talks": talks}
-        ranker = stretch(fit(seen, SHARES, PENALTY), factors)
+        ranker = Ranker.load((rankers / f"{user}.json").read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder, MemOS.open(folder, embedder=embedder, ranker=ranker) as memos:
             ingest(memos, path)
             for number, question in enumerate(evidence.questions):

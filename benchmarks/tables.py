@@ -211,15 +211,25 @@ def recall() -> str:
     return table(["conversations", "questions", "system", "recall@1", "recall@5", "recall@10"], rows)
 
 
+def robustness() -> str:
+    """Evidence among the ten best hits where something is missing or different, beside plain search."""
+    rows = []
+    for name, result in load(RESULTS / "robustness.json")["files"].items():
+        for variant, systems in result["variants"].items():
+            cells = (f"{systems[system]['recall@10']:.3f}" for system in ("memos", "minilm", "bm25", "bm25 + minilm"))
+            rows.append([SETS[name], variant, *cells])
+    return table(["conversations", "brought to memory", "MemOS", "MiniLM", "BM25", "both"], rows)
+
+
 SETS = {"locomo-dev.json.gz": "LoCoMo, development", "realmem-dev.json.gz": "RealMem, users held out"}
 NAMES = {
     "memos": "MemOS",
     "chroma": "Chroma",
     "langchain ensemble": "LangChain EnsembleRetriever",
     "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
+    "txtai hybrid": "txtai, hybrid",
     "llamaindex index": "LlamaIndex VectorStoreIndex",
     "langgraph InMemoryStore": "LangGraph InMemoryStore",
-    "txtai hybrid": "txtai, hybrid",
 }
 
 
@@ -434,7 +444,7 @@ def headlines() -> str:
     return table(["on a CPU", "MemOS", "compared with"], rows)
 
 
-MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, writes, items)
+MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, robustness, writes, items)
 MODEL = (latency, growth, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
 STORED_KV = (kv_speed, kv_decode, kv_storage, kv_grid, kv_prefetch, kv_composition, kv_composition_answers, kv_batch)
 TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV)}

@@ -188,7 +188,7 @@ class Descriptive(Frozen):
     valid_from: Moment | None = None
     valid_until: Moment | None = None
     source: Source = Source()
-    lineage: Lineage = Lineage()
+    lineage: Lineage = Field(default_factory=Lineage)  # as a plain default it would be copied deeply for each memory
     language: str | None = None
     tags: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()

@@ -39,7 +39,7 @@ class UlidFactory:
 
 def encode(number: int) -> str:
     """Return the 26 characters of a 128-bit number."""
-    return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([ALPHABET[number >> shift & 31] for shift in range(125, -1, -5)])
 
 
 def is_ulid(text: object) -> bool:

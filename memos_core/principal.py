@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from memos_core.errors import InvalidName, ScopeConflict
 
@@ -26,6 +27,11 @@ def check_name(name: object, what: str) -> str:
     """
     if not isinstance(name, str):
         raise InvalidName(f"a {what} name must be a str, not {type(name).__name__}")
+    return checked(name, what)
+
+
+@lru_cache(maxsize=1024)  # each memory that is added names its user and its session
+def checked(name: str, what: str) -> str:
     if not name or len(name) > MAX_NAME_CHARS:
         raise InvalidName(f"a {what} name has 1 to {MAX_NAME_CHARS} characters, this one has {len(name)}")
     if name != name.strip() or name in {".", ".."} or FORBIDDEN.search(name):

@@ -196,6 +196,8 @@ def test_a_vault_of_an_earlier_release_is_filled_in_when_it_is_opened(tmp_path, 
     with sqlite3.connect(tmp_path / "ledger.sqlite3") as ledger:
         kept = ledger.execute("SELECT * FROM document_fields ORDER BY 1, 2, 3").fetchall()
         ledger.execute("DROP TABLE document_fields")
+        for column in ("span_start", "span_end"):  # came later
+            ledger.execute(f"ALTER TABLE recall_cubes DROP COLUMN {column}")
         ledger.execute("UPDATE alembic_version SET version_num = '0009'")
     with MemOS.open(tmp_path, embedder=HashEmbedder(), clock=clock) as memos:
         memos.verify()

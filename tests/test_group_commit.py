@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection
 
 from memos_core import MemOS
 from memos_core.errors import CubeConflict, InvalidInput, VaultBusy, VaultClosed
@@ -39,22 +40,27 @@ def gathered(vault: MemVault, pool: ThreadPoolExecutor, works: list[Callable[[],
     return futures
 
 
-def transactions(vault: MemVault) -> list[str]:
+def transactions(vault: MemVault, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect a mark for each transaction that commits a change from now on."""
     marks: list[str] = []
+    write = vault.ledger.write
 
-    def committed(connection: Any) -> None:
-        if connection.get_execution_options().get("memos_writes"):
-            marks.append("commit")
+    @contextmanager
+    def marked() -> Iterator[Connection]:
+        with write() as connection:
+            yield connection
+        marks.append("commit")
 
-    event.listen(vault.ledger.engine, "commit", committed)
+    monkeypatch.setattr(vault.ledger, "write", marked)
     return marks
 
 
-def test_adds_of_several_threads_share_transactions(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_adds_of_several_threads_share_transactions(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with MemOS.open(tmp_path, embedder=HashEmbedder(), clock=FakeClock(), index="exact") as memos:
         vault, scopes = memos._layers.vault, [memos.scope(f"user{number}") for number in range(THREADS)]
-        marks = transactions(vault)
+        marks = transactions(vault, monkeypatch)
         works = [lambda scope=scope: scope.add("tea", ref="1") for scope in scopes]
         receipts = [future.result() for future in gathered(vault, pool, works)]
         assert len(marks) <= 3  # the lock that held them, the one whose turn it was, all others

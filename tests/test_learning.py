@@ -409,6 +409,7 @@ def test_what_a_session_teaches_belongs_to_its_user(memos: MemOS, ada: Scope, cl
 
 def test_forgetting_a_memory_takes_all_that_was_learned_from_it(ada: Scope, memos: MemOS, clock: FakeClock) -> None:
     ids = fill(ada)
+    clock.advance(2 * 3600)  # so that it stands beside none of them
     other = ada.add("An unrelated remark on tides.").cube_id
     assert other is not None
     for _ in range(2):

@@ -5,6 +5,7 @@ from time import perf_counter
 
 import pytest
 
+from memos_core.interface.arguments import memory_call
 from memos_core.interface.reader import MemReader
 from memos_core.interface.times import find_times
 from memos_core.records import Message
@@ -89,6 +90,14 @@ def test_names_speakers_and_events_are_found() -> None:
     assert call.speakers == ("assistant",)
     assert [(event.relation, event.text) for event in call.events] == [("before", "we moved to Bergen")]
     assert MemReader().read("What did I say about tea?", now=NOW).speakers == ("user",)
+
+
+def test_who_asks_as_of_a_moment_means_the_time_before_that_moment() -> None:
+    past = datetime(2024, 5, 15, 12, tzinfo=UTC)
+    told = memory_call(MemReader(), NOW, query="What did I do yesterday?", before=past)
+    assert [found.since.date() for found in told.times] == [date(2024, 5, 14)]
+    to_come = memory_call(MemReader(), NOW, query="What did I do yesterday?", before=NOW.replace(year=2030))
+    assert to_come.times == MemReader().read("What did I do yesterday?", now=NOW).times
 
 
 def messages(*texts: str) -> list[Message]:

@@ -15,10 +15,12 @@ from memos_core.errors import InvalidInput, VaultError
 from memos_core.infrastructure.vault import Survey
 from memos_core.infrastructure.vault.conditions import micros
 from memos_core.infrastructure.vault.index.catalogue import ROW
+from memos_core.interface.reader import intent_of
 from memos_core.operation.finding.ranker import Ranker
 from memos_core.operation.finding.ranking import bm25, bm25_matrix, idf_of
 from memos_core.operation.finding.search import SearchSettings
 from memos_core.operation.finding.signals import SIGNALS, SITUATION, Question, signals_of, situation_of
+from memos_core.principal import Principal
 from memos_core.testing import FakeClock, HashEmbedder
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -47,6 +49,33 @@ def test_a_neighbour_shares_in_the_words_of_its_session_only() -> None:
     assert found["words"][3] == 0
     assert (found["before"][1], found["two_before"][2]) == (0.5, 0.5)
     assert found["session"][:3] == [found["session"][0]] * 3 > [found["session"][3]]
+
+
+def test_a_session_that_never_ends_counts_by_its_parts() -> None:
+    found = signals("cat", survey([0] * 70, [[1] + [0] * 69]))["session"]
+    assert found[0] == found[31] > found[32] == found[69]
+
+
+def test_a_text_that_tells_before_it_asks_is_less_of_a_question() -> None:
+    asks = signals("cat", survey([0, 1, 2], [[0, 0, 0]], question=[True, True, False], length=[6, 40, 6]))["asks"]
+    assert asks == [1, 0.25, 0]
+
+
+def test_a_question_without_its_mark_is_no_statement() -> None:
+    seen = survey([0], [[1]])
+    for query, statement in (("what is my cat called", 0), ("My cat is called Biscuit.", 1)):
+        asked = Question.of(MemoryCall(query=query, intent=intent_of(query)))
+        assert situation_of(asked, seen)[SITUATION.index("statement")] == statement
+
+
+def test_what_has_no_session_stands_beside_what_was_said_within_the_hour(tmp_path: Path) -> None:
+    with MemOS.open(tmp_path / "m", embedder=None, clock=FakeClock(START)) as memos:
+        ada = memos.scope(user="ada")
+        for minutes, text in ((0, "Where did you get the zebra?"), (5, "At the harbour."), (300, "At the market.")):
+            ada.add(text, at=START + timedelta(minutes=minutes))
+        look = memos._layers.operator.finder.look(Principal("ada"), MemoryCall(query="zebra"))
+        assert look.signals[:, SIGNALS.index("before")].tolist() == [0, 0.5, 0]
+        assert [hit.text for hit in ada.search("zebra")] == ["Where did you get the zebra?"]  # no session tells more
 
 
 def test_coverage_counts_rare_words_more() -> None:

@@ -32,10 +32,10 @@ CALL = MemoryCall(
 def drawn(seed: int) -> Survey:
     """Some sessions of some passages each, as a catalogue would hold them."""
     draw = np.random.default_rng(seed)
-    size = int(draw.integers(1, 40))
+    size = int(draw.integers(1, 80))
     rows = np.zeros(size, ROW)
     rows["passage"] = rows["cube"] = draw.permutation(size)
-    rows["group"] = np.sort(draw.integers(0, 5, size))
+    rows["group"] = np.sort(draw.integers(0, draw.integers(1, 6), size))
     rows["length"] = draw.integers(1, 60, size)
     rows["speaker"] = draw.integers(0, 3, size)
     rows["question"] = draw.random(size) < 0.3
@@ -91,6 +91,7 @@ def described(question: Question, seen: Survey) -> list[dict[str, float]]:
     mean = sum(logs) / size
     deviation = math.sqrt(sum((value - mean) ** 2 for value in logs) / size) or 1.0
     order = sorted(range(size), key=lambda row: moments[row])
+    part = [(group[row], sum(other == group[row] for other in group[:row]) // 32) for row in range(size)]
     zebra = question.words.index("zebra")
     told = next((row for row in range(size) if counts[row][zebra] > 0), None)
 
@@ -106,12 +107,12 @@ def described(question: Question, seen: Survey) -> list[dict[str, float]]:
             "coverage": held(row, list(range(len(idf)))),
             "meaning": meaning[row],
             "around": around[row],
-            "session": max(four[other] for other in range(size) if group[other] == group[row]),
+            "session": max(four[other] for other in range(size) if part[other] == part[row]),
             "before": before[row],
             "after": at(both, row, 1),
             "two_before": at(before, row, -1),
             "length": max(-3.0, min(3.0, (logs[row] - mean) / deviation)),
-            "asks": float(rows["question"][row]),
+            "asks": float(rows["question"][row]) * min(1.0, 10 / lengths[row]),
             "speaker": float(rows["speaker"][row] == 1),
             "entity": held(row, [word for word, named in enumerate(question.names) if named]),
             "tells_when": float(seen.cues["time"][row]),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
 
+from memos_core import MemOS
 from memos_core.errors import EmbedderMismatch, InvalidInput, MissingExtra
 from memos_core.infrastructure.vault import MemVault, Passage, SearchFilter, Visibility, migrate, schema
 from memos_core.infrastructure.vault import vault as vault_module
@@ -243,3 +246,40 @@ def test_stats_count_what_is_there(vault, make):
     stats = vault.stats()
     assert (stats["cubes"], stats["versions"], stats["vectors"], stats["blobs"], stats["blob_bytes"]) == (2, 2, 1, 1, 5)
     assert stats["ledger_bytes"] > 0
+
+
+def test_a_vault_with_other_indexes_is_brought_up_to_date_without_loss(tmp_path, clock, monkeypatch):
+    from alembic import command
+
+    old, upgrade = tmp_path / "old", command.upgrade
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0011"))
+        patch.setattr(migrate, "HEAD", "0011")
+        with MemOS.open(old, embedder=HashEmbedder(), clock=clock) as memos:
+            ada = memos.scope("ada")
+            receipts = ada.add_many([f"tea {number}" for number in range(20)])
+            ada.items().put(("a",), "k", 1)
+            ada.search("tea 3")
+            ada.forget(receipts[0].cube_id)
+            ada.update(receipts[1].cube_id, "coffee")
+        before = contents(old)
+    MemVault.open(tmp_path / "new", embedder=None).close()
+    assert tables(old) != tables(tmp_path / "new")
+    with MemOS.open(old, embedder=HashEmbedder(), clock=clock) as memos:
+        memos.verify()
+        assert memos.scope("ada").items().get(("a",), "k").value == 1
+    assert contents(old) == before
+    assert tables(old) == tables(tmp_path / "new")
+
+
+def tables(folder):
+    """Return tables and indexes as they were made, whatever they were called on the way."""
+    with closing(sqlite3.connect(folder / "ledger.sqlite3")) as ledger:
+        rows = ledger.execute("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    return {(kind, name, table, sql.replace(f'"{name}"', name)) for kind, name, table, sql in rows}
+
+
+def contents(folder):
+    """Return the rows of the tables whose form changes."""
+    with closing(sqlite3.connect(folder / "ledger.sqlite3")) as ledger:
+        return [ledger.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in ("usage", "audit_cubes")]

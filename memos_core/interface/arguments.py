@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, ValidationError
 
+from memos_core.clock import as_utc
 from memos_core.cube import MemoryType, State
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault.header_filters import USE_FIELDS, fields_in
@@ -26,9 +27,13 @@ TypeName = Literal["plaintext", "activation", "parametric", "any"]
 def memory_call(reader: Reader, now: datetime, *, query: str, **fields: Any) -> MemoryCall:
     """Return the call of these fields, with what ``reader`` finds in the query.
 
+    Who asks for what was said ``before`` a moment asks as of that moment: its "last week" is the one before that.
+
     Raises:
         InvalidInput: One is out of range.
     """
+    before = fields.get("before")
+    now = min(now, as_utc(before)) if isinstance(before, datetime) else now
     try:
         read = reader.read(query, now=now) if isinstance(query, str) and query.strip() else None
         found = {} if read is None else {name: getattr(read, name) for name in READ}

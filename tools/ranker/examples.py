@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from memos_core import MemOS, Scope
 from memos_core.embedding.base import Embedder, Vectors
 from memos_core.embedding.minilm import MiniLM
-from memos_core.interface.evidence import Evidence, Question, read_evidence
-from memos_core.interface.ingest import ingest
 from memos_core.interface.reader import MemReader
 from memos_core.principal import Principal
+from tools.ranker.sources import Annotated, Moment, brought, of_file, of_talk
 from tools.ranker.talks import Talk
+from tools.ranker.variants import VARIANTS, Variant
 
 __all__ = ["Example", "KeptVectors", "examples_of_file", "examples_of_talks"]
 
@@ -35,7 +35,7 @@ class Example:
         group: Whose memory it is about; what is held out together.
         signals: Shape ``[passages, signals]``.
         situation: Shape ``[situation]``.
-        gold: Whether each passage is evidence, shape ``[passages]``.
+        gold: How many of the turns that are evidence each passage's memory holds, shape ``[passages]``.
         cubes: Number of each passage's memory, shape ``[passages]``.
         wanted: Number of turns that are evidence, found or not.
     """
@@ -43,7 +43,7 @@ class Example:
     group: str
     signals: NDArray[np.float32]
     situation: NDArray[np.float32]
-    gold: NDArray[np.bool_]
+    gold: NDArray[np.float32]
     cubes: NDArray[np.int32]
     wanted: int
 
@@ -87,34 +87,34 @@ class KeptVectors(Embedder):
         np.savez(self.path, keys=np.array(list(self.kept)), vectors=np.stack(list(self.kept.values())))
 
 
-def examples_of_file(path: Path, embedder: KeptVectors) -> list[Example]:
+def examples_of_file(path: Path, embedder: KeptVectors, variant: str = "as given") -> list[Example]:
     """Return the questions of a file of annotated conversations."""
-    evidence = read_evidence(path)
+    return examples_of(of_file(path), embedder, VARIANTS[variant])
+
+
+def examples_of_talks(talks: Sequence[Talk], embedder: KeptVectors, variant: str = "as given") -> list[Example]:
+    """Return the questions of conversations made by program."""
+    return examples_of([of_talk(talk) for talk in talks], embedder, VARIANTS[variant])
+
+
+def examples_of(sources: Sequence[Annotated], embedder: KeptVectors, variant: Variant) -> list[Example]:
+    """Return the questions of conversations that are brought to memory in one way."""
+    found = []
+    embedder.embed([variant.asked(one.text) for source in sources for one in source.questions])
     with tempfile.TemporaryDirectory() as folder, MemOS.open(folder, embedder=embedder) as memos:
-        ingest(memos, path)
-        embedder.embed([question.text for question in evidence.questions])
-        embedder.save()
-        refs = {user: refs_of(memos.scope(user)) for user in evidence.turns}
-        return [example_of(memos, evidence, question, refs[question.user]) for question in evidence.questions]
+        for source in sources:
+            for at in brought(memos.scope(source.user), source, variant):
+                found.append(example_of(memos, source.user, at))
+    embedder.save()
+    return found
 
 
-def example_of(memos: MemOS, evidence: Evidence, question: Question, refs: dict[str, str | None]) -> Example:
-    order = evidence.turns[question.user]
-    before, _ = order.window(question.before)
-    times = [moment for moment in order.times.values() if moment is not None]
-    call = MemReader().read(question.text, now=before or max(times)).model_copy(update={"before": before})
-    look = memos._layers.operator.finder.look(Principal(question.user), call)
-    named = [refs[look.survey.cube_ids[number]] for number in look.survey.rows["cube"].tolist()]
-    exists = np.array([order.exists(ref, question.before) for ref in named])
-    gold = np.array([ref in question.gold for ref in named])
-    return Example(
-        question.user,
-        look.signals[exists],
-        look.situation,
-        gold[exists],
-        look.survey.rows["cube"][exists],
-        len(question.gold),
-    )
+def example_of(memos: MemOS, user: str, at: Moment) -> Example:
+    call = MemReader().read(at.question.text, now=at.end or datetime.now(UTC)).model_copy(update={"before": at.before})
+    look = memos._layers.operator.finder.look(Principal(user), call)
+    ids = [at.held[look.survey.cube_ids[number]] for number in look.survey.rows["cube"].tolist()]
+    gold = np.array([len(set(at.question.gold).intersection(of)) for of in ids], np.float32)
+    return Example(user, look.signals, look.situation, gold, look.survey.rows["cube"], len(at.question.gold))
 
 
 def refs_of(scope: Scope) -> dict[str, str | None]:
@@ -127,24 +127,3 @@ def refs_of(scope: Scope) -> dict[str, str | None]:
         cursor = page.cursor
         if cursor is None:
             return found
-
-
-def examples_of_talks(talks: Sequence[Talk], embedder: KeptVectors) -> list[Example]:
-    """Return the questions of conversations made by program."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder, MemOS.open(folder, embedder=embedder) as memos:
-        for talk in talks:
-            scope = memos.scope(talk.name)
-            scope.add_many([asdict(turn) for turn in talk.turns])
-            refs = refs_of(scope)
-            for asked in talk.questions:
-                call = MemReader().read(asked.text, now=talk.turns[-1].at + timedelta(days=1))
-                look = memos._layers.operator.finder.look(Principal(talk.name), call)
-                gold = np.array(
-                    [refs[look.survey.cube_ids[n]] in asked.gold for n in look.survey.rows["cube"].tolist()]
-                )
-                found.append(
-                    Example(talk.name, look.signals, look.situation, gold, look.survey.rows["cube"], len(asked.gold))
-                )
-        embedder.save()
-    return found

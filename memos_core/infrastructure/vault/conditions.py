@@ -1,4 +1,4 @@
-"""What may be seen and what is asked for, as conditions on rows of ``cubes``. Values are always bound."""
+"""What may be seen and what is asked for, as conditions on rows of ``cubes``. Whatever a caller gave is bound."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, overload
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, FromClause, Table, and_, exists, func, not_, or_, select, text
 
 from memos_core.cube import MemoryType, Sensitivity, State
 from memos_core.infrastructure.vault import schema
@@ -15,6 +15,7 @@ from memos_core.infrastructure.vault.header_filters import HIDDEN, condition_of,
 from memos_core.infrastructure.vault.values import SearchFilter, Visibility
 
 __all__ = [
+    "HOLDS",
     "SUPERSEDED_BY",
     "chunks",
     "filtered",
@@ -41,6 +42,10 @@ __all__ = [
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CHUNK = 5000
 """Bound values in one statement; SQLite takes 32,766."""
+
+HOLDS = text("cubes.state = 'active'")
+"""That a cube holds its duplicate key. By a bound state SQLite would plan the query anew for each value: the index on
+keys has active cubes only."""
 
 SUPERSEDED_BY = "superseded_by"
 """The relation from a memory to the one that took its place."""

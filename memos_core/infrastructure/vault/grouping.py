@@ -32,7 +32,7 @@ class Request(Generic[T]):
         alone: It was in one that failed: it goes by itself now.
         done: It is durable.
         result: What ``work`` returned.
-        woken: Set once it is done, or has to lead.
+        woken: Set once it is done, or has to lead; None: it leads from the start, and never waits.
     """
 
     def __init__(self, work: Callable[[WriteSession], T]) -> None:
@@ -40,7 +40,12 @@ class Request(Generic[T]):
         self.alone = False
         self.done = False
         self.result: T | None = None
-        self.woken = threading.Event()
+        self.woken: threading.Event | None = None
+
+    def wake(self) -> None:
+        """Let its thread go on."""
+        if self.woken is not None:
+            self.woken.set()
 
 
 class GroupCommit:
@@ -71,9 +76,12 @@ class GroupCommit:
         with self._lock:
             self._waiting.append(request)
             if self._leader is None:
-                self._appoint(request)
+                self._leader = request
+            else:
+                request.woken = threading.Event()
         try:
-            request.woken.wait()
+            if request.woken is not None:
+                request.woken.wait()
             if not request.done:
                 self._lead(request)
         finally:
@@ -100,7 +108,7 @@ class GroupCommit:
             results = [each.work(session) for each in group]
         for each, result in zip(group, results, strict=True):
             each.result, each.done = result, True
-            each.woken.set()
+            each.wake()
 
     def _take(self, request: Request[Any]) -> list[Request[Any]]:
         """Take ``request`` off the queue, with those that it can share a transaction with, in their order."""
@@ -112,17 +120,14 @@ class GroupCommit:
             self._waiting = [each for each in self._waiting if each not in group]
             return group
 
-    def _appoint(self, request: Request[Any]) -> None:
-        self._leader = request
-        request.woken.set()
-
     def _leave(self, request: Request[Any]) -> None:
         with self._lock:
             self._waiting = [each for each in self._waiting if each is not request]  # its thread was interrupted
             if self._leader is request:
                 self._leader = None
                 if self._waiting:
-                    self._appoint(self._waiting[0])
+                    self._leader = self._waiting[0]
+                    self._leader.wake()
 
     def _separate(self, group: Sequence[Request[Any]], request: Request[Any]) -> None:
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,11 +37,31 @@ COLLECTED = (
 
 NEW = {table: NewRow(table) for table in (schema.passages, *COLLECTED)}
 NEWEST = Prepared(select(schema.passages.c.id).order_by(schema.passages.c.id.desc()).limit(bindparam("count")))
-TALLIES = ("revision", "removals", "bytes_used")
-TALLY = Change(
+
+
+@dataclass(slots=True)
+class Tally:
+    """By how much the counts of a namespace grow."""
+
+    revision: int = 0
+    removals: int = 0
+    bytes_used: int = 0
+
+    def add(self, revision: int, removals: int, bytes_used: int) -> None:
+        self.revision += revision
+        self.removals += removals
+        self.bytes_used += bytes_used
+
+    def values(self) -> dict[str, int]:
+        return {"more_revision": self.revision, "more_removals": self.removals, "more_bytes_used": self.bytes_used}
+
+
+COUNT = Change(
     update(schema.namespaces)
     .where(schema.namespaces.c.id == bindparam("namespace_id"))
-    .values({name: schema.namespaces.c[name] + bindparam(f"more_{name}") for name in TALLIES})
+    .values(
+        {name: schema.namespaces.c[name] + bindparam(f"more_{name}") for name in ("revision", "removals", "bytes_used")}
+    )
 )
 
 
@@ -86,13 +106,19 @@ class NewRows:
 
     Args:
         queues: An index takes over vectors through the outbox.
+
+    Attributes:
+        new_vectors: What was sent of each collection and namespace: ids of passages and their vectors as stored.
+        counted: What was sent of each namespace: by how much its counts grew.
     """
 
     def __init__(self, *, queues: bool) -> None:
         self.queues = queues
+        self.new_vectors: defaultdict[tuple[int, int], list[tuple[int, bytes]]] = defaultdict(list)
+        self.counted: defaultdict[int, Tally] = defaultdict(Tally)
         self._rows: defaultdict[Table, list[dict[str, Any]]] = defaultdict(list)
         self._passages: list[NewPassage] = []
-        self._tallies: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self._tallies: defaultdict[int, Tally] = defaultdict(Tally)
 
     def add(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to one of the tables that are collected."""
@@ -149,11 +175,11 @@ class NewRows:
 
     def count(self, namespace_id: int, *, revision: int = 0, removals: int = 0, bytes_used: int = 0) -> None:
         """Add to what is counted of a namespace."""
-        self._tallies[namespace_id].update(revision=revision, removals=removals, bytes_used=bytes_used)
+        self._tallies[namespace_id].add(revision, removals, bytes_used)
 
     def bytes_of(self, namespace_id: int) -> int:
         """Return the bytes that wait for a namespace."""
-        return self._tallies[namespace_id]["bytes_used"] if namespace_id in self._tallies else 0
+        return self._tallies[namespace_id].bytes_used if namespace_id in self._tallies else 0
 
     def send(self, connection: Connection) -> None:
         """Insert everything that waits. The cubes that it refers to are there."""
@@ -165,26 +191,34 @@ class NewRows:
                 if rows[table]:
                     NEW[table].add_many(connection, rows[table])
         if self._tallies:
-            tallies, self._tallies = self._tallies, defaultdict(Counter)
+            tallies, self._tallies = self._tallies, defaultdict(Tally)
             for namespace_id, tally in tallies.items():
-                more = {f"more_{name}": tally[name] for name in TALLIES}
-                TALLY.run(connection, {"namespace_id": namespace_id, **more})
+                COUNT.run(connection, {"namespace_id": namespace_id, **tally.values()})
+                self.counted[namespace_id].add(tally.revision, tally.removals, tally.bytes_used)
 
     def _number(self, connection: Connection) -> None:
         """Insert the passages, and give their ids to what belongs to them."""
         passages, self._passages = self._passages, []
-        NEW[schema.passages].add_many(connection, [passage.row for passage in passages])
-        # Ids grow in the order of insertion and nobody else writes meanwhile, so the newest are these.
-        ids = NEWEST.all(connection, count=len(passages))
-        for (passage_id,), passage in zip(reversed(ids), passages, strict=True):
+        for passage_id, passage in zip(numbered(connection, passages), passages, strict=True):
             own = {"namespace_id": passage.row["namespace_id"], "passage_id": passage_id}
             self._rows[schema.postings] += [{**own, "term": term, "count": n} for term, n in passage.terms.items()]
             if passage.vector is not None:
                 self._rows[schema.vectors].append({**own, **passage.vector})
+                place = (passage.vector["collection_id"], passage.row["namespace_id"])
+                self.new_vectors[place].append((passage_id, passage.vector["data"]))
                 if self.queues:
                     collection_id = passage.vector["collection_id"]
                     change = {"collection_id": collection_id, "operation": "add", "passage_id": passage_id}
                     self._rows[schema.outbox].append(change)
+
+
+def numbered(connection: Connection, passages: Sequence[NewPassage]) -> list[int]:
+    """Insert passages and return their ids."""
+    if len(passages) == 1:
+        return [NEW[schema.passages].add(connection, passages[0].row)]
+    NEW[schema.passages].add_many(connection, [passage.row for passage in passages])
+    # Ids grow in the order of insertion and nobody else writes meanwhile, so the newest are these.
+    return [row[0] for row in reversed(NEWEST.all(connection, count=len(passages)))]
 
 
 def first_counters(cube: MemCube) -> dict[str, Any]:

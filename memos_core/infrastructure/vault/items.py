@@ -12,9 +12,18 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, exists, func, not_, or_, select, update
 
-from memos_core.cube import MemCube, State, canonical_json
+from memos_core.cube import MemCube, canonical_json
 from memos_core.infrastructure.vault import erasure, schema
-from memos_core.infrastructure.vault.conditions import CHUNK, chunks, from_micros, live, micros, moment
+from memos_core.infrastructure.vault.conditions import (
+    CHUNK,
+    HOLDS,
+    chunks,
+    from_micros,
+    live,
+    micros,
+    moment,
+    of_collection,
+)
 from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
 from memos_core.infrastructure.vault.reading import by_ids as query_by_ids
@@ -87,7 +96,7 @@ def below(principal: Principal, path: Sequence[str], now: datetime, *, by_id: bo
     start = encoded_path(path)
     c = schema.cubes
     within = c.c.item_path.is_not(None) if not path else and_(c.c.item_path >= start, c.c.item_path < start + LAST)
-    return and_(owned(principal, by_id=by_id), within, live(now))
+    return and_(owned(principal, by_id=by_id), of_collection(None), within, live(now))
 
 
 def unindexed(collection: str) -> Condition:
@@ -153,8 +162,7 @@ def keyed_query() -> Select[Any]:
     c, n = schema.cubes, schema.namespaces
     namespace = select(n.c.id).where(n.c.name == bindparam("namespace")).scalar_subquery()
     unexpired = or_(c.c.expires_at.is_(None), c.c.expires_at > bindparam("now"))
-    held = and_(c.c.dedup_key == bindparam("key"), c.c.state == str(State.ACTIVE))
-    return listed().where(c.c.namespace_id == namespace, held, unexpired)
+    return listed().where(c.c.namespace_id == namespace, c.c.dedup_key == bindparam("key"), HOLDS, unexpired)
 
 
 KEYED = Prepared(keyed_query())
@@ -209,7 +217,7 @@ def paths(session: ReadSession, principal: Principal, now: datetime) -> list[tup
 def lapsed_ids(session: ReadSession, principal: Principal, now: datetime) -> list[str]:
     """Return the cubes of all items whose time is over."""
     c = schema.cubes
-    over = and_(owned(principal), c.c.item_path.is_not(None), c.c.expires_at <= micros(now))
+    over = and_(owned(principal), of_collection(None), c.c.item_path.is_not(None), c.c.expires_at <= micros(now))
     return list(session.connection.scalars(select(c.c.id).where(over)))
 
 
@@ -217,8 +225,11 @@ def lapsed_owners(session: ReadSession, now: datetime) -> list[Principal]:
     """Return everyone in the vault who holds items whose time is over."""
     c, n = schema.cubes, schema.namespaces
     query = select(n.c.name, c.c.agent, c.c.session).join_from(n, c, c.c.namespace_id == n.c.id)
-    query = query.where(c.c.item_path > "", c.c.expires_at <= micros(now)).distinct()  # by the index on paths
-    return [Principal(*row) for row in session.connection.execute(query.order_by(n.c.name, c.c.agent, c.c.session))]
+    query = query.where(of_collection(None), c.c.item_path > "", c.c.expires_at <= micros(now))  # by their place
+    return [
+        Principal(*row)
+        for row in session.connection.execute(query.distinct().order_by(n.c.name, c.c.agent, c.c.session))
+    ]
 
 
 # Changes

@@ -33,7 +33,8 @@ class Ledger:
         self._pid = os.getpid()
         self._closed = False
         make_folder(root)
-        self.engine = sqlite.open_engine(self.path, busy_timeout_seconds=busy_timeout_seconds)
+        engine = sqlite.open_engine(self.path, busy_timeout_seconds=busy_timeout_seconds)
+        self.connections = sqlite.Connections(engine)
         try:
             with sqlite.typed_errors(f"opening the vault at {root}"):
                 self._prepare(busy_timeout_seconds)
@@ -44,7 +45,8 @@ class Ledger:
     def _prepare(self, timeout_seconds: float) -> None:
         # The switch to a write-ahead log does not wait for others, so the first opening needs a lock of its own.
         try:
-            with FileLock(self.root / "open.lock", timeout=timeout_seconds), self._writing() as connection:
+            lock = FileLock(self.root / "open.lock", timeout=timeout_seconds)
+            with lock, self.connections.transaction(writes=True) as connection:
                 fresh = self.path.stat().st_size == 0 or migrate.recorded(connection) is None
                 sqlite.stamp(connection, fresh=fresh)
                 migrate.upgrade(connection)
@@ -57,34 +59,27 @@ class Ledger:
     def write(self) -> Iterator[Connection]:
         """Begin a transaction that holds the write lock; committed at the end, rolled back by any exception."""
         self.check_usable()
-        with sqlite.typed_errors("writing to the vault"), self._writing() as connection:
+        with sqlite.typed_errors("writing to the vault"), self.connections.transaction(writes=True) as connection:
             yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self.engine.connect() as plain:
-            connection = plain.execution_options(**{sqlite.WRITES: True})
-            with connection.begin():
-                yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Begin a transaction that sees one state of the ledger, whatever others commit meanwhile."""
         self.check_usable()
-        with sqlite.typed_errors("reading the vault"), self.engine.connect() as connection, connection.begin():
+        with sqlite.typed_errors("reading the vault"), self.connections.transaction(writes=False) as connection:
             yield connection
 
     def checkpoint(self) -> bool:
         """Empty the write-ahead log into the database; False if a reader still needs it."""
         self.check_usable()
-        with sqlite.typed_errors("emptying the write-ahead log"):
-            return sqlite.checkpoint(self.engine)
+        with sqlite.typed_errors("emptying the write-ahead log"), self.connections.borrowed() as connection:
+            return sqlite.checkpoint(connection)
 
     def rewrite(self) -> None:
         """Write the file anew, so that nothing stays of what was deleted. Takes as long as copying it."""
         self.check_usable()
-        with sqlite.typed_errors("rewriting the ledger"):
-            sqlite.rewrite(self.engine)
+        with sqlite.typed_errors("rewriting the ledger"), self.connections.borrowed() as connection:
+            sqlite.rewrite(connection)
 
     def check_usable(self) -> None:
         """Raise VaultClosed if the handle is closed or belongs to the parent of this process."""
@@ -101,8 +96,8 @@ class Ledger:
     def close(self) -> None:
         """Give up all connections. May be called again."""
         self._closed = True
-        # In a forked child the connections are the parent's: forget them, don't close them.
-        self.engine.dispose(close=os.getpid() == self._pid)
+        if os.getpid() == self._pid:  # in a forked child the connections are the parent's: leave them alone
+            self.connections.close()
 
 
 def make_folder(root: Path) -> None:

@@ -14,7 +14,7 @@ from memos_core.errors import VaultError
 
 __all__ = ["HEAD", "upgrade"]
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration."""
 
 FOLDER = Path(__file__).parent / "migrations"

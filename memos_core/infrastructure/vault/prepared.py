@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -18,15 +17,6 @@ from sqlalchemy import Connection, Delete, Select, Table, Update, insert
 __all__ = ["Change", "NewRow", "Prepared"]
 
 Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A query in the words of one database: its SQL, and the names of its values in their order."""
-
-    sql: str
-    names: tuple[str, ...]
-    constants: dict[str, Any]
 
 
 class Prepared:
@@ -38,35 +28,38 @@ class Prepared:
 
     def __init__(self, query: Select[Any]) -> None:
         self.query = query
-        self._statements: dict[str, Statement] = {}
-        self._row = row_type([str(column.key) for column in query.selected_columns])
+        self._made: dict[str, tuple[str, Any, Values]] = {}
+        self._row = row_type([str(column.key) for column in query.selected_columns])._make
 
     def all(self, connection: Connection, **values: Any) -> list[Any]:
         """Return the rows, as named tuples."""
-        return list(map(self._row._make, self._asked(connection, values).fetchall()))
+        return list(map(self._row, self._asked(connection, values).fetchall()))
 
     def first(self, connection: Connection, **values: Any) -> Any:
         """Return the first row as a named tuple, or None."""
         row = self._asked(connection, values).fetchone()
-        return None if row is None else self._row._make(row)
+        return None if row is None else self._row(row)
 
-    def _asked(self, connection: Connection, values: dict[str, Any]) -> Any:
-        statement = self._statements.get(connection.dialect.name) or self._written(connection)
-        cursor = connection.connection.cursor()
-        given = {**statement.constants, **values}
-        cursor.execute(statement.sql, tuple([given[name] for name in statement.names]))
-        return cursor
+    def _asked(self, connection: Connection, values: Values) -> Any:
+        sql, in_order, constants = self._made.get(connection.dialect.name) or self._written(connection)
+        return driver(connection).execute(sql, in_order({**constants, **values} if constants else values))
 
-    def _written(self, connection: Connection) -> Statement:
+    def _written(self, connection: Connection) -> tuple[str, Any, Values]:
         compiled: Any = self.query.compile(dialect=connection.dialect)
         constants = {name: value for name, value in compiled.params.items() if value is not None}
-        statement = Statement(str(compiled), tuple(compiled.positiontup or ()), constants)
-        self._statements[connection.dialect.name] = statement
-        return statement
+        self._made[connection.dialect.name] = str(compiled), ordered(compiled.positiontup or ()), constants
+        return self._made[connection.dialect.name]
 
 
 def row_type(names: Sequence[str]) -> Any:
     return namedtuple("Row", names, rename=True)
+
+
+def ordered(names: Sequence[str]) -> Any:
+    """Return what takes the values of these names out of a mapping, as a tuple."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)
 
 
 class Change:
@@ -82,7 +75,7 @@ class Change:
     def run(self, connection: Connection, values: Values) -> None:
         """Make the change; ``values`` are those that the statement names, and no others."""
         sql, in_order = self._made.get(connection.dialect.name) or written(self._made, self._statement, connection)
-        connection.connection.cursor().execute(sql, in_order(values))
+        driver(connection).execute(sql, in_order(values))
 
 
 class NewRow:
@@ -96,20 +89,24 @@ class NewRow:
     def add(self, connection: Connection, row: Values) -> int:
         """Insert one row and return the number that it was given."""
         sql, in_order = self._made.get(connection.dialect.name) or written(self._made, self._statement, connection)
-        cursor = connection.connection.cursor()
-        cursor.execute(sql, in_order(row))
-        return int(cursor.lastrowid)
+        return int(driver(connection).execute(sql, in_order(row)).lastrowid)
 
     def add_many(self, connection: Connection, rows: Sequence[Values]) -> None:
         """Insert rows in this order."""
         sql, in_order = self._made.get(connection.dialect.name) or written(self._made, self._statement, connection)
-        connection.connection.cursor().executemany(sql, list(map(in_order, rows)))
+        if len(rows) == 1:
+            driver(connection).execute(sql, in_order(rows[0]))
+        else:
+            driver(connection).executemany(sql, list(map(in_order, rows)))
+
+
+def driver(connection: Connection) -> Any:
+    """Return the connection as the driver knows it: SQLAlchemy's way to a cursor takes longer than many a statement."""
+    return connection.connection.dbapi_connection
 
 
 def written(made: dict[str, tuple[str, Any]], statement: Any, connection: Connection) -> tuple[str, Any]:
     """Return the SQL of a change in the words of the database, and what takes its values out of a row, in order."""
     compiled: Any = statement.compile(dialect=connection.dialect)
-    names = compiled.positiontup
-    in_order = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
-    made[connection.dialect.name] = str(compiled), in_order
+    made[connection.dialect.name] = str(compiled), ordered(compiled.positiontup)
     return made[connection.dialect.name]

@@ -106,7 +106,7 @@ cubes = Table(
     Column("header_digest", String(64), nullable=False),
     Index("cubes_by_namespace", "namespace_id", "id"),
     Index("cubes_by_session", "namespace_id", "session", "id"),
-    Index("cubes_by_collection", "namespace_id", "collection", "id"),
+    Index("cubes_by_place", "namespace_id", "collection", "item_path", "id"),
     Index(
         "cubes_by_agent",
         "namespace_id",
@@ -121,8 +121,13 @@ cubes = Table(
         sqlite_where=text("type <> 'plaintext'"),
         postgresql_where=text("type <> 'plaintext'"),
     ),
-    Index("cubes_by_fingerprint", "namespace_id", "fingerprint"),
-    Index("cubes_by_item", "namespace_id", "item_path", "id"),
+    Index(
+        "cubes_by_fingerprint",
+        "namespace_id",
+        "fingerprint",
+        sqlite_where=text("fingerprint IS NOT NULL"),
+        postgresql_where=text("fingerprint IS NOT NULL"),
+    ),
     Index(
         "cubes_without_duplicates",
         "namespace_id",
@@ -147,7 +152,12 @@ versions = Table(
     Column("author", String, nullable=False),
     Column("reason", String, nullable=False),
     Column("committed", BigInteger, nullable=False),
-    Index("versions_by_blob", "blob_address"),
+    Index(
+        "versions_by_blob",
+        "blob_address",
+        sqlite_where=text("blob_address IS NOT NULL"),
+        postgresql_where=text("blob_address IS NOT NULL"),
+    ),
 )
 
 tags = Table(
@@ -181,7 +191,7 @@ passages = Table(
     Column("length", Integer, nullable=False),
     Column("terms_crc", BigInteger, nullable=False),
     Index("passages_by_cube", "cube_id"),
-    Index("passages_by_namespace", "namespace_id", "cube_id", "length"),
+    Index("passages_by_namespace", "namespace_id", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -259,7 +269,7 @@ usage = Table(
     Column("contribution", Float),
     Column("last_used", BigInteger),
     Column("heat", Float, nullable=False, server_default="0"),  # as of last_used
-    Index("usage_by_heat", "heat"),
+    sqlite_with_rowid=False,
 )
 
 audit = Table(
@@ -282,6 +292,7 @@ audit_cubes = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("cube_id", String(26), nullable=False),  # outlives the cube
     Index("audit_cubes_by_cube", "cube_id"),
+    sqlite_with_rowid=False,
 )
 
 outbox = Table(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, bindparam, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select, true
 
 from memos_core.embedding.base import Vector, Vectors
 from memos_core.errors import InvalidInput
 from memos_core.infrastructure.vault import schema
 from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.index.base import Place, VectorIndex, load_vectors
-from memos_core.infrastructure.vault.index.exact import ExactIndex
+from memos_core.infrastructure.vault.index.exact import ExactIndex, Proposals
 from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.values import PassageHit
 
@@ -21,8 +21,25 @@ MIN_STEP = 64
 """Fewest proposals that are put to the ledger in one question."""
 
 NAMESPACE = Prepared(select(schema.namespaces.c.id).where(schema.namespaces.c.name == bindparam("name")))
+PLACED = Prepared(
+    select(
+        schema.collections.c.id,
+        schema.collections.c.name,
+        schema.collections.c.embedder,
+        schema.collections.c.dimension,
+        schema.namespaces.c.id.label("namespace_id"),
+        schema.namespaces.c.revision,
+        schema.namespaces.c.removals,
+    )
+    .join_from(schema.collections, schema.namespaces, true())
+    .where(
+        schema.collections.c.name == bindparam("collection"),
+        schema.namespaces.c.name == bindparam("namespace"),
+    )
+)
+"""A collection and a namespace at once: what an index has to know of where it is to look."""
 
-__all__ = ["alike", "exceeds", "nearest", "place_of", "similarities", "unit", "units"]
+__all__ = ["PLACED", "Alike", "alike", "exceeds", "nearest", "place_of", "similarities", "unit", "units"]
 
 
 def unit(vector: Vector, dimension: int) -> Vector:
@@ -96,33 +113,41 @@ def nearest(
     return sorted(hits, key=nearness)
 
 
-def alike(
-    connection: Connection,
-    index: ExactIndex,
-    place: Place,
-    vectors: Vectors,
-    *,
-    k: int,
-    condition: Callable[[], ColumnElement[bool]],
-    min_score: float,
-) -> list[list[PassageHit]]:
-    """Return for each of ``vectors`` what ``nearest`` returns, from one question to the ledger for all of them.
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """What is asked about several vectors at once.
+
+    Attributes:
+        place: Where they are to be compared.
+        vectors: Unit vectors, shape ``[vectors, dimension]``.
+        k: Most passages for each.
+        condition: That the cubes of those meet.
+        min_score: Least similarity.
+    """
+
+    place: Place
+    vectors: Vectors
+    k: int
+    condition: ColumnElement[bool]
+    min_score: float
+
+
+def alike(connection: Connection, index: ExactIndex, asked: Alike, near: Sequence[Proposals]) -> list[list[PassageHit]]:
+    """Return for each of the vectors what ``nearest`` returns, from one question to the ledger for all of them.
 
     Args:
-        condition: Makes the condition, which few need: most vectors are near to nothing.
+        near: What the index proposes for each: the ``MIN_STEP`` nearest, or ``k`` where that is more.
     """
-    most = max(MIN_STEP, k)
-    proposed = index.above(connection, place, vectors, min_score, most)
-    if not any(proposed):
-        return [[] for _ in proposed]
-    meets = condition()
-    scores = {passage_id: score for own in proposed for passage_id, score in own}
-    seen = {hit.passage_id: hit for hit in passing(connection, scores, meets)}
+    most = max(MIN_STEP, asked.k)
+    scores = {passage_id: score for own in near for passage_id, score in own}
+    seen = {hit.passage_id: hit for hit in passing(connection, scores, asked.condition)}
     found = []
-    for vector, own in zip(vectors, proposed, strict=True):
-        hits = [replace(seen[passage_id], score=score) for passage_id, score in own if passage_id in seen][:k]
-        if len(hits) < k and len(own) == most:  # hidden ones took the place of others that are less near
-            hits = nearest(connection, index, place, vector, k=k, condition=meets, min_score=min_score)
+    for vector, own in zip(asked.vectors, near, strict=True):
+        hits = [replace(seen[passage_id], score=score) for passage_id, score in own if passage_id in seen][: asked.k]
+        if len(hits) < asked.k and len(own) == most:  # hidden ones took the place of others that are less near
+            hits = nearest(
+                connection, index, asked.place, vector, k=asked.k, condition=asked.condition, min_score=asked.min_score
+            )
         found.append(hits)
     return found
 

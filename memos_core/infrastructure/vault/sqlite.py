@@ -14,13 +14,24 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import NullPool
 
 from memos_core.errors import MemosError, VaultBusy, VaultDamaged, VaultError, VaultWriteFailed
 
-__all__ = ["APPLICATION_ID", "checkpoint", "integrity_problems", "open_engine", "rewrite", "stamp", "typed_errors"]
+__all__ = [
+    "APPLICATION_ID",
+    "Connections",
+    "checkpoint",
+    "integrity_problems",
+    "open_engine",
+    "rewrite",
+    "stamp",
+    "typed_errors",
+]
 
 APPLICATION_ID = 0x4D454D4F  # 'MEMO': tells a ledger from any other SQLite file
-WRITES = "memos_writes"
+MOST_IDLE = 8
+"""Connections that are kept open for later."""
 
 BUSY = ("locked", "busy")
 REFUSED = ("full", "disk i/o", "readonly", "read-only", "unable to open", "too big")
@@ -28,15 +39,16 @@ BROKEN = ("malformed", "not a database", "corrupt")
 
 
 def open_engine(path: Path, *, busy_timeout_seconds: float) -> Engine:
-    """Return an engine over the file at ``path``. Connections are pooled; each is used by one thread at a time."""
+    """Return an engine over the file at ``path``, whose connections may go from thread to thread.
+
+    It pools none and begins no transactions: see ``Connections``.
+    """
     engine = create_engine(
         URL.create("sqlite+pysqlite", database=str(path)),
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
-        pool_size=8,
-        max_overflow=-1,
+        poolclass=NullPool,
     )
     event.listen(engine, "connect", set_up)
-    event.listen(engine, "begin", begin)
     return engine
 
 
@@ -52,11 +64,63 @@ def set_up(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
-def begin(connection: Connection) -> None:
-    # A deferred transaction that turns into a write later fails at once when another writer was faster.
-    writes = connection.get_execution_options().get(WRITES, False)
-    # Straight to the driver: what a statement costs on its way through SQLAlchemy is more than all of this takes.
-    connection.connection.cursor().execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+class Connections:
+    """Connections that wait for their next transaction. Thread-safe; each is used by one thread at a time.
+
+    To SQLAlchemy each of them is in one transaction for as long as it lives; where transactions really begin and end,
+    the driver is told. Its own pool and transactions take ten times as long as SQLite does to begin and end one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def transaction(self, *, writes: bool) -> Iterator[Connection]:
+        """Begin a transaction; committed at the end, rolled back by any exception."""
+        connection = self._lend()
+        driver: Any = connection.connection.dbapi_connection
+        try:
+            # A deferred transaction that turns into a write later fails at once when another writer was faster.
+            driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            yield connection
+            driver.execute("COMMIT")
+        except BaseException:
+            driver.rollback()
+            raise
+        finally:
+            self._take_back(connection, usable=not driver.in_transaction)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection, as the driver knows it, for what SQLite does outside of transactions."""
+        connection = self._lend()
+        try:
+            driver: Any = connection.connection.dbapi_connection
+            yield driver
+        finally:
+            self._take_back(connection, usable=True)
+
+    def close(self) -> None:
+        """Close those that wait, and each other one when it comes back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _lend(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = self._engine.connect()
+            connection.begin()
+            return connection
+
+    def _take_back(self, connection: Connection, *, usable: bool) -> None:
+        if usable and not self._closed and len(self._idle) < MOST_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
 
 
 def stamp(connection: Connection, *, fresh: bool) -> None:
@@ -73,38 +137,29 @@ def stamp(connection: Connection, *, fresh: bool) -> None:
         raise VaultError("the file is a database, but not the ledger of a vault")
 
 
-def checkpoint(engine: Engine) -> bool:
+def checkpoint(connection: sqlite3.Connection) -> bool:
     """Move the write-ahead log into the database and cut it to nothing; False if a reader still needs it."""
-    connection = engine.raw_connection()
+    # Waiting for readers is the caller's decision, not ours: try once.
+    timeout = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    connection.execute("PRAGMA busy_timeout=200").fetchall()
     try:
-        cursor = connection.cursor()
-        # Waiting for readers is the caller's decision, not ours: try once.
-        timeout = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
-        cursor.execute("PRAGMA busy_timeout=200").fetchall()
-        try:
-            busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        except sqlite3.OperationalError as error:
-            if not any(word in str(error).lower() for word in BUSY):
-                raise
-            busy = 1
-        finally:
-            cursor.execute(f"PRAGMA busy_timeout={timeout}").fetchall()
-        return not busy
+        busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if not any(word in str(error).lower() for word in BUSY):
+            raise
+        busy = 1
     finally:
-        connection.close()
+        connection.execute(f"PRAGMA busy_timeout={timeout}").fetchall()
+    return not busy
 
 
-def rewrite(engine: Engine) -> None:
+def rewrite(connection: sqlite3.Connection) -> None:
     """Write the database anew from what it holds.
 
     ``secure_delete`` zeroes deleted rows, but where rows were moved between pages before, copies stay in the unused
     part of a page: in a quarter of our trials some word of an erased text could still be read.
     """
-    connection = engine.raw_connection()
-    try:
-        connection.cursor().execute("VACUUM")
-    finally:
-        connection.close()
+    connection.execute("VACUUM")
 
 
 def integrity_problems(connection: Connection) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -135,6 +134,9 @@ class MemVault:
             session = WriteSession(connection, self.clock.now(), self.embedder)
             yield session
             session.flush()
+            arrivals = session.arrivals() if self.index_choice != "chroma" else []
+        for arrival in arrivals:
+            self.exact.take(arrival)
         for tell in session.afterwards:
             tell()
         for namespace, cube_ids in session.lost.items():
@@ -259,14 +261,17 @@ class MemVault:
         """
         namespace = wanted.visibility.namespace
         with self.ledger.read() as connection:
-            row = self._collection(connection, DEFAULT_COLLECTION)
-            place = row and searching.place_of(connection, row.id, row.dimension, namespace)
-            if row is None or place is None:
+            row = searching.PLACED.first(connection, collection=DEFAULT_COLLECTION, namespace=namespace)
+            if row is None:
                 return [[] for _ in vectors]
-            scaled = searching.units(vectors, row.dimension)
+            self._check_embedder(row, None)
+            place, scaled = Place(row.id, row.namespace_id, row.dimension), searching.units(vectors, row.dimension)
             if self._index(connection, place) is self.exact:
-                asked = partial(matching, wanted)
-                return searching.alike(connection, self.exact, place, scaled, k=k, condition=asked, min_score=min_score)
+                near = self.exact.above(connection, place, scaled, min_score, max(searching.MIN_STEP, k), state=row)
+                if not any(near):
+                    return [[] for _ in vectors]
+                own = searching.Alike(place, scaled, k, matching(wanted), min_score)
+                return searching.alike(connection, self.exact, own, near)
         return [self.vector_search(wanted, vector, k, min_score=min_score) for vector in scaled]
 
     def similarities(
@@ -286,13 +291,17 @@ class MemVault:
 
     def _collection(self, connection: Connection, name: str, embedder: str | None = None) -> Any:
         row = COLLECTION.first(connection, name=name)
-        offered = embedder or (self.embedder.name if self.embedder else None)
-        if row is not None and offered is not None and row.embedder != offered:
-            raise EmbedderMismatch(name, stored=row.embedder, offered=offered)
+        if row is not None:
+            self._check_embedder(row, embedder)
         return row
 
+    def _check_embedder(self, collection: Any, embedder: str | None) -> None:
+        offered = embedder or (self.embedder.name if self.embedder else None)
+        if offered is not None and collection.embedder != offered:
+            raise EmbedderMismatch(collection.name, stored=collection.embedder, offered=offered)
+
     def _index(self, connection: Connection, place: Place, *, passages: int | None = None) -> VectorIndex:
-        held = self.exact.size(connection, place) if passages is None else passages
+        held = self.exact.size(place) if passages is None else passages
         few = held is not None and held <= EXACT_UP_TO  # then there are no more vectors, and nothing to ask
         if self.index_choice == "exact" or (self.index_choice == "auto" and (few or not chroma_installed())):
             return self.exact

@@ -17,7 +17,9 @@ from memos_core.cube import MemCube, State, canonical_json
 from memos_core.embedding.base import Embedder
 from memos_core.errors import CubeConflict, CubeNotFound, EmbedderMismatch, InvalidInput
 from memos_core.infrastructure.vault import erasure, granting, heat, schema
-from memos_core.infrastructure.vault.conditions import from_micros, micros
+from memos_core.infrastructure.vault.conditions import HOLDS, from_micros, micros
+from memos_core.infrastructure.vault.index.base import Place
+from memos_core.infrastructure.vault.index.exact import Arrival
 from memos_core.infrastructure.vault.inserting import NewCube, NewRows
 from memos_core.infrastructure.vault.prepared import Change, NewRow, Prepared
 from memos_core.infrastructure.vault.reading import ReadSession
@@ -37,14 +39,14 @@ HOLDER = Prepared(
     select(schema.cubes.c.id, schema.cubes.c.version, schema.cubes.c.expires_at).where(
         schema.cubes.c.namespace_id == bindparam("namespace_id"),
         schema.cubes.c.dedup_key == bindparam("dedup_key"),
-        schema.cubes.c.state == str(State.ACTIVE),
+        HOLDS,
     )
 )
 QUEUES = Prepared(select(func.count()).select_from(schema.index_state))
 NAMESPACE = Prepared(
-    select(schema.namespaces.c.id, schema.namespaces.c.salt, schema.namespaces.c.bytes_used).where(
-        schema.namespaces.c.name == bindparam("name")
-    )
+    select(
+        *[schema.namespaces.c[name] for name in ("id", "salt", "bytes_used", "revision", "removals")],
+    ).where(schema.namespaces.c.name == bindparam("name"))
 )
 COLLECTION = Prepared(
     select(schema.collections.c.id, schema.collections.c.embedder, schema.collections.c.dimension).where(
@@ -83,6 +85,7 @@ class WriteSession(ReadSession):
         self._waiting: list[NewCube] = []
         self._waiting_bytes: Counter[str] = Counter()
         self._namespace_ids: dict[str, int] = {}
+        self._found_at: dict[int, tuple[int, int]] = {}  # by namespace: its revision and removals at the first look
         self._collection_ids: dict[tuple[str, int], int] = {}
         super().__init__(connection, now)
         self.embedder = embedder
@@ -109,23 +112,33 @@ class WriteSession(ReadSession):
             self._insert_cubes()
         self._rows.send(self._raw)
 
+    def arrivals(self) -> list[Arrival]:
+        """Return the vectors that were added where none were taken away, for an index that need not read them then."""
+        found = []
+        for (collection_id, namespace_id), rows in self._rows.new_vectors.items():
+            own, first = self._rows.counted[namespace_id], self._found_at.get(namespace_id)
+            if first is not None and not own.removals:
+                place, (since, removals) = Place(collection_id, namespace_id, len(rows[0][1]) // 4), first
+                found.append(Arrival(place, since, since + own.revision, removals, rows))
+        return found
+
     def ensure_namespace(self, name: str) -> Namespace:
         """Return the namespace of that name; made with a fresh salt if there is none."""
-        row = NAMESPACE.first(self._raw, name=name)
+        row = self._namespace(name)
         if row is None:
             salt = secrets.token_bytes(32)
             values = {"name": name, "salt": salt, "revision": 0, "removals": 0, "bytes_used": 0}
-            self._namespace_ids[name] = NEW_NAMESPACE.add(self._raw, values)
+            own = self._namespace_ids[name] = NEW_NAMESPACE.add(self._raw, values)
+            self._found_at[own] = 0, 0
             return Namespace(name, salt)
-        self._namespace_ids[name] = row[0]
-        return Namespace(name, row[1])
+        return Namespace(name, row.salt)
 
     def bytes_used(self, namespace: str) -> int:
         """Return the bytes of all versions of all cubes, with what waits to be sent."""
-        row = NAMESPACE.first(self._raw, name=namespace)
+        row = self._namespace(namespace)
         if row is None:
             return 0
-        return int(row[2]) + self._rows.bytes_of(row[0]) + self._waiting_bytes[namespace]
+        return int(row.bytes_used) + self._rows.bytes_of(row.id) + self._waiting_bytes[namespace]
 
     def find_duplicate(self, namespace: str, dedup_key: str, now: datetime) -> tuple[str, int] | None:
         """Return id and version of the live cube that holds ``dedup_key``.
@@ -183,7 +196,8 @@ class WriteSession(ReadSession):
         """
         if new.cube.version != 1:
             raise InvalidInput(f"a new cube has version 1, not {new.cube.version}")
-        self._waiting.append(replace(new, cube=granting.with_grants(new.cube, ())))
+        bare = granting.with_grants(new.cube, ())
+        self._waiting.append(new if bare is new.cube else replace(new, cube=bare))
         self._waiting_bytes[new.cube.header.governance.namespace] += size_of(new.cube)
 
     def _insert_cubes(self) -> None:
@@ -332,12 +346,16 @@ class WriteSession(ReadSession):
         if name not in self._namespace_ids:
             if make:
                 self.ensure_namespace(name)
-            else:
-                row = NAMESPACE.first(self._raw, name=name)
-                if row is None:
-                    return -1
-                self._namespace_ids[name] = row[0]
+            elif self._namespace(name) is None:
+                return -1
         return self._namespace_ids[name]
+
+    def _namespace(self, name: str) -> Any:
+        row = NAMESPACE.first(self._raw, name=name)
+        if row is not None:
+            self._namespace_ids[name] = row.id
+            self._found_at.setdefault(row.id, (row.revision, row.removals))
+        return row
 
     def _stored(self, cube: MemCube) -> tuple[int, int]:
         if cube.shared:

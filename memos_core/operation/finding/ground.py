@@ -26,6 +26,12 @@ Column = NDArray[np.float32]
 DAY = 86_400e6
 FRESH_DAYS = 30.0
 
+PART = 32
+"""Passages of a session that are one part of it: a chat that never ends is about many things."""
+
+QUESTION_WORDS = 10.0
+"""Words of a text that does nothing but ask; a longer one that ends by asking mostly tells something before."""
+
 
 class Beside:
     """Moves values to the neighbours of a passage; 0 comes in where there is none.
@@ -75,12 +81,12 @@ class Ground:
 
     Attributes:
         beside: Who stands beside whom.
-        starts: Row at which each group begins.
-        sizes: Passages of each group.
+        starts: Row at which each part of a group begins.
+        sizes: Passages of each part.
         norm: Of their lengths, for BM25.
         window_norm: The same of passages together with their neighbours.
         length: How long each is, in standard deviations from the mean, of the logarithm.
-        asks: 1 where the text ends by asking.
+        asks: 1 where the text ends by asking, less the more it says besides.
         speaker: Number of the speaker.
         moment: When it was said, in microseconds.
         recent: 1 for the newest, fading with the days before it.
@@ -107,14 +113,11 @@ class Ground:
     voices: int
     wordiness: float
 
-    def at(self, chosen: NDArray[np.intp], group: NDArray[np.int32]) -> Ground:
-        """Return the ground of some of the passages, which ascend, as parts of the whole.
-
-        Args:
-            group: Of each chosen passage.
-        """
+    def at(self, chosen: NDArray[np.intp]) -> Ground:
+        """Return the ground of some of the passages, which ascend, as parts of the whole."""
         columns = ("norm", "window_norm", "length", "asks", "speaker", "moment", "recent", "late")
-        starts = starts_of(group[1:] == group[:-1])
+        part = np.searchsorted(self.starts, chosen, side="right")
+        starts = np.append(0, np.flatnonzero(np.diff(part)) + 1)
         return replace(
             self,
             beside=Beside((np.diff(chosen) == 1) & self.beside.same[chosen[:-1]]),
@@ -129,18 +132,13 @@ def ground_of(survey: Survey) -> Ground:
     whole, found = survey.whole, survey.kept.get("ground")
     if not isinstance(found, Ground):
         found = survey.kept["ground"] = made(survey.rows if whole is None else whole.rows, survey.speakers)
-    return found if whole is None else found.at(whole.chosen, survey.rows["group"])
-
-
-def starts_of(same: Mask) -> NDArray[np.intp]:
-    """Return the rows at which a group begins."""
-    return np.append(0, np.flatnonzero(~same) + 1)
+    return found if whole is None else found.at(whole.chosen)
 
 
 def made(rows: Rows, names: Sequence[str]) -> Ground:
     group, lengths, moment = rows["group"], rows["length"].astype(np.float32), rows["moment"].copy()
     beside = Beside.of(group)
-    starts = starts_of(beside.same)
+    starts = parts_of(beside)
     logs = np.log1p(lengths)
     late = np.empty(len(rows), np.float32)
     late[np.argsort(moment, kind="stable")] = np.arange(1, len(rows) + 1) / len(rows)
@@ -152,7 +150,7 @@ def made(rows: Rows, names: Sequence[str]) -> Ground:
         norm=norm_of(lengths),
         window_norm=norm_of(beside.around(lengths)),
         length=np.clip((logs - logs.mean()) / (float(logs.std()) or 1.0), -3, 3),
-        asks=rows["question"].astype(np.float32),
+        asks=rows["question"] * np.minimum(QUESTION_WORDS / np.maximum(lengths, 1), 1).astype(np.float32),
         speaker=speakers,
         moment=moment,
         recent=np.exp(-((moment.max() - moment) / DAY) / FRESH_DAYS).astype(np.float32),
@@ -162,6 +160,14 @@ def made(rows: Rows, names: Sequence[str]) -> Ground:
         voices=min(int(np.count_nonzero(np.bincount(speakers)[1:])), 4),
         wordiness=float(np.log1p(rows["length"].mean())),
     )
+
+
+def parts_of(beside: Beside) -> NDArray[np.intp]:
+    """Return the row at which each part of a group begins."""
+    first = np.r_[True, ~beside.same]
+    row = np.arange(len(first))
+    place = row - np.maximum.accumulate(np.where(first, row, 0))
+    return np.flatnonzero(place % PART == 0)
 
 
 def first(speaker: str) -> str:

@@ -125,7 +125,7 @@ def rarity(survey: Survey) -> Column:
 
 
 def may_answer(survey: Survey) -> Mask | None:
-    """Tell which passages have anything to do with the question: a similarity, or a word in them or beside them.
+    """Tell which passages have anything to do with the question: a similarity, a word in them or, in a session, beside.
 
     Returns:
         None if all have.
@@ -133,7 +133,8 @@ def may_answer(survey: Survey) -> Mask | None:
     known = ~np.isnan(survey.similarity)
     if known.all():
         return None
-    held: Mask = Beside.of(survey.rows["group"]).around(survey.counts).any(axis=0) | known
+    beside = Beside.of(survey.rows["group"]).around(survey.counts).any(axis=0) & survey.rows["in_session"]
+    held: Mask = survey.counts.any(axis=0) | beside | known
     return held
 
 
@@ -193,7 +194,7 @@ def situation_of(question: Question, survey: Survey, idf: Column | None = None) 
         [
             1.0,
             np.log1p(len(spoken)),
-            not query.rstrip().endswith("?"),
+            question.call.intent != "ask",
             not FIRST.isdisjoint(spoken),
             idf.mean() if len(idf) else 0.0,
             (near.max() - usual.mean()) / spread,

@@ -71,20 +71,20 @@ def telling_words(text: str) -> set[str]:
     return set(split(text)) - stop_stems()
 
 
-def split(text: str) -> Iterator[str]:
-    """Yield the words of ``text`` in order."""
+def split(text: str) -> list[str]:
+    """Return the words of ``text`` in order."""
     folded = unicodedata.normalize("NFKC", text).casefold()
+    found: list[str] = []
     position = 0
     for run in UNSPACED.finditer(folded):
-        yield from spaced(folded[position : run.start()])
-        yield from pairs(run.group())
+        found += spaced(folded[position : run.start()])
+        found += pairs(run.group())
         position = run.end()
-    yield from spaced(folded[position:])
+    return found + spaced(folded[position:])
 
 
-def spaced(text: str) -> Iterator[str]:
-    for match in WORD.finditer(text):
-        yield stem(match.group()[:MAX_WORD_CHARS])
+def spaced(text: str) -> list[str]:
+    return [stem(word[:MAX_WORD_CHARS]) for word in WORD.findall(text)]
 
 
 def pairs(run: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from memos_core.infrastructure.vault.conditions import chunks
 from memos_core.infrastructure.vault.prepared import Prepared
 from memos_core.infrastructure.vault.rows import checksum
 
-__all__ = ["Candidates", "Ids", "Place", "VectorIndex", "load_vectors", "rows_to_arrays"]
+__all__ = ["Candidates", "Ids", "Place", "VectorIndex", "decoded", "load_vectors", "rows_to_arrays"]
 
 Ids = NDArray[np.int64]
 """Passage ids, shape ``[passages]``."""
@@ -94,6 +94,9 @@ def rows_to_arrays(rows: Sequence[Sequence[Any]], dimension: int) -> tuple[Ids, 
         if len(data) != 4 * dimension or checksum(data) != crc:
             raise VaultDamaged([f"passage {passage_id}: vector does not match its checksum"])
     ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-    joined = b"".join(row[1] for row in rows)
-    vectors = np.frombuffer(joined, dtype="<f4").astype(np.float32, copy=False).reshape(len(rows), dimension)
-    return ids, vectors
+    return ids, decoded([row[1] for row in rows], dimension)
+
+
+def decoded(data: Sequence[bytes], dimension: int) -> Vectors:
+    """Return vectors as they are stored as one matrix, a row for each."""
+    return np.frombuffer(b"".join(data), dtype="<f4").astype(np.float32, copy=False).reshape(len(data), dimension)

@@ -31,6 +31,9 @@ MAX_PASSAGES = 2_000_000
 FULL_LOAD_FROM = 2_000
 """New passages from which their words are read by one walk over the namespace instead of by their ids."""
 
+AT_ONE_SITTING = 3_600_000_000
+"""Microseconds. What has no session and was said within the same one of these stretches stands together as in one."""
+
 ROW = np.dtype(
     [
         ("passage", np.int64),
@@ -38,7 +41,7 @@ ROW = np.dtype(
         ("start", np.int32),
         ("end", np.int32),
         ("length", np.int32),  # in words
-        ("group", np.int32),  # number of the session (and agent), or of the cube itself where there is none
+        ("group", np.int32),  # number of the session, or of the hour where there is none (and of the agent)
         ("speaker", np.int32),  # number of the speaker, as in ``speakers``; 0: nobody
         ("moment", np.int64),  # when it was said, else committed; microseconds
         ("expires", np.int64),
@@ -47,6 +50,7 @@ ROW = np.dtype(
         ("active", np.bool_),
         ("superseded", np.bool_),
         ("question", np.bool_),  # its text ends by asking
+        ("in_session", np.bool_),
     ]
 )
 """One passage. Times are microseconds since 1970."""
@@ -312,13 +316,14 @@ def as_rows(shelf: CatalogueShelf, found: Sequence[Sequence[Any]]) -> Rows:
             start,
             end,
             length,
-            numbered(shelf.groups, cube if session is None else (session, agent)),
+            numbered(shelf.groups, (session, agent) if session is not None else (moment // AT_ONE_SITTING, agent)),
             numbered(shelf.voices, speaker or "", shelf.speakers),
             moment,
             NEVER if expires is None else expires,
             -NEVER if begin is None else begin,
             NEVER if until is None else until,
             *flags,
+            session is not None,
         )
     return rows
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,20 @@ from sqlalchemy import Connection, bindparam, select
 
 from memos_core.embedding.base import Vector, Vectors
 from memos_core.infrastructure.vault import schema
-from memos_core.infrastructure.vault.index.base import STATE, Candidates, Ids, Place, VectorIndex, rows_to_arrays
+from memos_core.infrastructure.vault.index.base import (
+    STATE,
+    Candidates,
+    Ids,
+    Place,
+    VectorIndex,
+    decoded,
+    rows_to_arrays,
+)
 from memos_core.infrastructure.vault.index.partition import Partition, kept_up
 from memos_core.infrastructure.vault.index.shortlist import Parted
 from memos_core.infrastructure.vault.prepared import Prepared
 
-__all__ = ["ExactIndex"]
+__all__ = ["Arrival", "ExactIndex", "Proposals"]
 
 FIRST_BATCH = 512
 MAX_BYTES = 512 * 2**20
@@ -55,6 +64,29 @@ class Shelf:
     def view(self) -> tuple[Ids, Vectors]:
         # Rows are only ever added behind the ones seen here, so the view stays right while others append.
         return self.ids[: self.size], self.matrix[: self.size]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """The vectors that one transaction has added to a place.
+
+    Attributes:
+        place: Where.
+        since: Revision of the namespace before it; 0: there was none.
+        revision: The same after it.
+        removals: Of the namespace, the same before and after.
+        rows: Ids and vectors as they are stored, in the order of the ids.
+    """
+
+    place: Place
+    since: int
+    revision: int
+    removals: int
+    rows: Sequence[tuple[int, bytes]]
+
+    def arrays(self) -> tuple[Ids, Vectors]:
+        ids = np.fromiter((row[0] for row in self.rows), dtype=np.int64, count=len(self.rows))
+        return ids, decoded([row[1] for row in self.rows], self.place.dimension)
 
 
 class ExactIndex(VectorIndex):
@@ -96,14 +128,17 @@ class ExactIndex(VectorIndex):
             shelf.partition = kept_up(shelf.partition, matrix)
             return Parted(ids, matrix, shelf.partition)
 
-    def above(self, connection: Connection, place: Place, queries: Vectors, least: float, most: int) -> list[Proposals]:
+    def above(
+        self, connection: Connection, place: Place, queries: Vectors, least: float, most: int, *, state: Any = None
+    ) -> list[Proposals]:
         """Return for each query the passages whose similarity is ``least`` or more: the ``most`` nearest, best first.
 
         Args:
             queries: Unit vectors, shape ``[queries, dimension]``.
+            state: ``revision`` and ``removals`` of the namespace, if the transaction has asked for them already.
         """
         with self._lock:
-            ids, matrix = self._current(connection, place).view()
+            ids, matrix = self._current(connection, place, state).view()
         step = max(1, BLOCK // max(1, len(ids)))
         return [
             strongest(ids, scores, least, most)
@@ -111,18 +146,37 @@ class ExactIndex(VectorIndex):
             for scores in queries[start : start + step] @ matrix.T
         ]
 
-    def size(self, connection: Connection, place: Place) -> int | None:
-        """Return how many vectors ``place`` holds; None if they were never read, so that it takes a question."""
+    def size(self, place: Place) -> int | None:
+        """Return how many vectors of ``place`` are in memory, as of the last look; None if they were never read."""
         with self._lock:
-            return self._current(connection, place).size if place in self._shelves else None
+            shelf = self._shelves.get(place)
+            return None if shelf is None else shelf.size
+
+    def take(self, arrival: Arrival) -> None:
+        """Take over what this process has just committed, so that it need not be read again.
+
+        Whatever does not follow at once on what is held is left to the next look at the ledger.
+        """
+        with self._lock:
+            shelf = self._shelves.get(arrival.place)
+            if shelf is None and arrival.since == 0:  # the first that its namespace holds
+                shelf = self._shelves[arrival.place] = empty(arrival.place)
+                shelf.revision = 0
+            if shelf is None or (shelf.revision, shelf.removals) != (arrival.since, arrival.removals):
+                return
+            self._bytes -= shelf.matrix.nbytes
+            extend(shelf, *arrival.arrays())
+            shelf.revision = arrival.revision
+            self._bytes += shelf.matrix.nbytes
+            self._make_room()
 
     def close(self) -> None:
         with self._lock:
             self._shelves.clear()
             self._bytes = 0
 
-    def _current(self, connection: Connection, place: Place) -> Shelf:
-        state = STATE.first(connection, namespace_id=place.namespace_id)
+    def _current(self, connection: Connection, place: Place, state: Any = None) -> Shelf:
+        state = state or STATE.first(connection, namespace_id=place.namespace_id)
         held = self._shelves.pop(place, None)
         shelf = held or empty(place)
         self._bytes -= shelf.matrix.nbytes if held else 0
@@ -157,6 +211,8 @@ def ranked(scores: Vector, start: int, count: int) -> Any:
 
 def strongest(ids: Ids, scores: Vector, least: float, most: int) -> Proposals:
     near = np.flatnonzero(scores >= least)
+    if not len(near):
+        return []
     best = near[np.argsort(-scores[near], kind="stable")][:most]
     return list(zip(ids[best].tolist(), scores[best].tolist(), strict=True))
 
@@ -178,10 +234,13 @@ def append_new(shelf: Shelf, connection: Connection, place: Place) -> None:
     rows = NEWER.all(connection, **own, newest=newest)
     if not rows:
         return
-    ids, vectors = rows_to_arrays(rows, place.dimension)
+    extend(shelf, *rows_to_arrays(rows, place.dimension))
+
+
+def extend(shelf: Shelf, ids: Ids, vectors: Vectors) -> None:
     size = shelf.size + len(ids)
     if size > len(shelf.ids):
-        grow(shelf, max(size, 2 * shelf.size), place.dimension)
+        grow(shelf, max(size, 2 * shelf.size), vectors.shape[1])
     shelf.ids[shelf.size : size] = ids
     shelf.matrix[shelf.size : size] = vectors
     shelf.size = size
