@@ -244,25 +244,6 @@ def fusion(documents: Sequence[Document], embed: Callable[[str], Vector], k: int
     )
 
 
-class Txtai(OfTexts):
-    """txtai's Embeddings with its hybrid index (BM25 and vectors), one for each user."""
-
-    name = "txtai hybrid"
-
-    def search(self, user: str, text: str, k: int) -> list[str]:
-        return [ref for ref, _ in self.retriever(user, 0).search(text, k)]
-
-    def made(self, documents: Sequence[Document], k: int) -> Any:
-        from txtai import Embeddings
-
-        def vectors(texts: Sequence[str]) -> Any:
-            return np.stack([self.embed(text) for text in texts])
-
-        index = Embeddings(method="external", transform=vectors, hybrid=True, content=False)
-        index.index([(one.ref, one.text, None) for one in documents])
-        return index
-
-
 class Mem0(Peer):
     """mem0 over Chroma, ``infer=False``: texts as they are, no model; its BM25 needs another store."""
 

@@ -7,10 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "ROOT", "load", "table"]
+__all__ = ["NAMES", "RESULTS", "ROOT", "load", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+NAMES = {
+    "memos": "MemOS",
+    "chroma": "Chroma",
+    "langchain ensemble": "LangChain EnsembleRetriever",
+    "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
+    "txtai hybrid": "txtai, hybrid",
+    "llamaindex index": "LlamaIndex VectorStoreIndex",
+    "langgraph InMemoryStore": "LangGraph InMemoryStore",
+}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

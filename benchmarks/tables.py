@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from table_parts import RESULTS, ROOT, load, table
+from table_parts import NAMES, RESULTS, ROOT, load, table
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
 READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
@@ -222,15 +222,6 @@ def robustness() -> str:
 
 
 SETS = {"locomo-dev.json.gz": "LoCoMo, development", "realmem-dev.json.gz": "RealMem, users held out"}
-NAMES = {
-    "memos": "MemOS",
-    "chroma": "Chroma",
-    "langchain ensemble": "LangChain EnsembleRetriever",
-    "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
-    "txtai hybrid": "txtai, hybrid",
-    "llamaindex index": "LlamaIndex VectorStoreIndex",
-    "langgraph InMemoryStore": "LangGraph InMemoryStore",
-}
 
 
 def writes() -> str:
