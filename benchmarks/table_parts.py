@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NAMES", "RESULTS", "ROOT", "load", "table"]
+__all__ = ["NAMES", "RESULTS", "ROOT", "SETS", "load", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+SETS = {"locomo-dev.json.gz": "LoCoMo, development", "realmem-dev.json.gz": "RealMem, users held out"}
 NAMES = {
     "memos": "MemOS",
     "chroma": "Chroma",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from table_parts import NAMES, RESULTS, ROOT, load, table
+from table_parts import NAMES, RESULTS, ROOT, SETS, load, table
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
 READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
@@ -219,9 +219,6 @@ def robustness() -> str:
             cells = (f"{systems[system]['recall@10']:.3f}" for system in ("memos", "minilm", "bm25", "bm25 + minilm"))
             rows.append([SETS[name], variant, *cells])
     return table(["conversations", "brought to memory", "MemOS", "MiniLM", "BM25", "both"], rows)
-
-
-SETS = {"locomo-dev.json.gz": "LoCoMo, development", "realmem-dev.json.gz": "RealMem, users held out"}
 
 
 def writes() -> str:
