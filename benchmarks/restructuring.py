@@ -1,6 +1,6 @@
 """Do merges and splits that use speaks for help? Annotated questions with right feedback, and with an adversary.
 
-    python benchmarks/restructuring.py --input locomo-dev.json.gz --input realmem-dev.json.gz
+    python benchmarks/restructuring.py --input locomo-dev.json.gz
 
 For the first two thirds of each user's questions, in a random order, the evidence counts as used, and of a long memory
 the part that the annotated answer is made of. Everything that is proposed is adopted, more than background work would
@@ -18,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,6 +32,7 @@ from memos_core.infrastructure.vault import learning as rows
 from memos_core.infrastructure.vault.learning import Recall, RecalledCube
 from memos_core.interface.evidence import Evidence, Question, read_evidence
 from memos_core.interface.ingest import ingest
+from memos_core.interface.reader import MemReader
 from memos_core.operation.learning.used import span_used
 from memos_core.principal import Principal
 from memos_core.testing import FakeClock
@@ -116,7 +116,9 @@ def asked(memos: MemOS, evidence: Evidence, refs: Mapping[str, Mapping[str, str 
 def found(memos: MemOS, evidence: Evidence, question: Question, refs: Mapping[str, str | None]) -> Found:
     layers, order = memos._layers, evidence.turns[question.user]
     before, extra = order.window(question.before)
-    call = layers.chat.call(question.text, k=DEPTH + extra, before=before)
+    now = before or max(moment for moment in order.times.values() if moment is not None)
+    read = MemReader().read(question.text, now=now)  # whatever time it is by now: "last week" means the same again
+    call = read.model_copy(update={"k": DEPTH + extra, "before": before})
     hits = [
         (hit, {refs.get(cube_id) for cube_id, _ in hit.header.descriptive.lineage.sources} or {hit.ref})
         for hit in layers.operator.search(Principal(question.user), call)
@@ -143,8 +145,12 @@ def teach(memos: MemOS, evidence: Evidence, refs: Mapping[str, Mapping[str, str 
 def attack(
     memos: MemOS, user: str, evidence: Evidence, refs: Mapping[str, Mapping[str, str | None]], clock: FakeClock
 ) -> None:
-    wrong = Random(0).sample(sorted(refs[user]), WRONG)
-    note(memos.scope(user), [(one, wrong) for one in evidence.questions if one.user == user], clock)
+    """Let every answer of a user use the same memories, short ones of one session, so that they may be merged."""
+    scope = memos.scope(user)
+    session = scope.get(min(refs[user])).session
+    together = sorted(scope.list(limit=1000, filters={"session": session}), key=lambda cube: len(cube.text))
+    wrong = [cube.id for cube in together[:WRONG]]
+    note(scope, [(one, wrong) for one in evidence.questions if one.user == user], clock)
 
 
 def note(scope: Scope, answered: Sequence[tuple[Question, Sequence[str]]], clock: FakeClock) -> None:
@@ -158,7 +164,7 @@ def note(scope: Scope, answered: Sequence[tuple[Question, Sequence[str]]], clock
         noted.append(Recall(identity, Principal(scope.user), clock.now(), question.text, "ask", features, (), cubes))
     with layers.vault.write() as session:
         rows.insert_recalls(session, noted)
-    clock.advance(timedelta(hours=1).total_seconds())
+    clock.advance(3600)
 
 
 def used(scope: Scope, cube_id: str, question: Question, among: int) -> RecalledCube:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from kv_tables import KV_TABLES
 from table_parts import NAMES, RESULTS, ROOT, SETS, load, table
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "families.md")
 READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
 PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -435,7 +436,7 @@ def headlines() -> str:
 MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, robustness, writes, items)
 MODEL = (latency, growth, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
 STORED_KV = (kv_speed, kv_decode, kv_storage, kv_grid, kv_prefetch, kv_composition, kv_composition_answers, kv_batch)
-TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV)}
+TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV, *KV_TABLES)}
 
 
 def filled(text: str) -> str:

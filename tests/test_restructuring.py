@@ -314,6 +314,19 @@ def test_background_work_reshapes_within_its_bound_and_leaves_the_rest(open_memo
     memos.verify()
 
 
+def test_what_cannot_be_done_does_not_stop_background_work(open_memos: Open, clock: FakeClock) -> None:
+    noted = NOTED.model_copy(update={"restructuring": POLICY})
+    ada = open_memos(learning=NOTED).scope(user="ada")
+    add(ada, CAT), add(ada, FOOD), add(ada, LONG)
+    ask(ada, clock, "Biscuit, tuna.", 5)
+    ask(ada, clock, "Behind the blue barrel, next to the oars.", about="Where is it")
+    ada._layers.feedback.flush()
+    memos = open_memos(learning=noted, max_text_chars=len(CAT) + 1)  # no room for any text that would come
+    memos.run_pending()
+    assert texts(ada) == {CAT, FOOD, LONG}
+    assert len(memos.scope(user="ada").proposals()) == 2
+
+
 def test_a_proposal_for_an_earlier_version_changes_nothing(ada: Scope, clock: FakeClock) -> None:
     add(ada, CAT), add(ada, FOOD)
     ask(ada, clock, "Biscuit, tuna.")

@@ -198,7 +198,7 @@ class Form:
     """
 
     cube: MemCube
-    data: bytes
+    data: bytes | bytearray
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Peer:
     """
 
     name: str
-    data: bytes
+    data: bytes | bytearray
     peft_config: Mapping[str, Any]
 
 

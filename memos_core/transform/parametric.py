@@ -20,9 +20,6 @@ from memos_core.transform.study import StudyTemplates, bundled_templates
 
 __all__ = ["Distillation", "adapter_of", "from_files"]
 
-CHECKED = 64
-"""About how many own lessons, and as many foreign ones, are looked at to tell whether training goes on."""
-
 
 class Distillation(Pathway):
     """Distils memories into an adapter of the scope ``tail`` and examines it.
@@ -95,10 +92,8 @@ class Distillation(Pathway):
     def train(
         self, distiller: Distiller, reading: Reading, course: Course, peers: Sequence[Adapter], material: Material
     ) -> None:
-        asked = [*course.lessons.own[:: 1 + len(course.lessons.own) // CHECKED], *course.lessons.foreign[:CHECKED]]
-
         def learned(adapter: Adapter) -> float:
-            return share(reading.says(asked, plan_of(adapter)))
+            return share(reading.says(course.checks, plan_of(adapter)))
 
         distiller.train(
             course.lessons,

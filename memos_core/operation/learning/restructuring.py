@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memos_core.cube import MemCube, State
-from memos_core.errors import CubeConflict, CubeFrozen, IllegalTransition, InvalidInput, SourcesChanged
+from memos_core.errors import (
+    CubeConflict,
+    CubeFrozen,
+    CubeNotFound,
+    IllegalTransition,
+    InvalidInput,
+    InvalidMemory,
+    SourcesChanged,
+)
 from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.governance.governance import author_of
 from memos_core.infrastructure.vault import MemVault, ReadSession
@@ -24,6 +32,8 @@ from memos_core.records import MemoryCall, Receipt
 __all__ = ["MemRestructuring"]
 
 ANYTHING = MemoryCall(query="*")
+HINDERED = (CubeConflict, CubeFrozen, CubeNotFound, IllegalTransition, InvalidMemory, SourcesChanged)
+"""Somebody was faster, another memory says the same, or the text is longer than this vault takes."""
 
 
 class MemRestructuring:
@@ -85,14 +95,18 @@ class MemRestructuring:
         touched: set[str] = set()
         left = policy.max_changes
         for each in self.proposals(principal, policy=policy):
-            if left and touched.isdisjoint(each.cube_ids):
-                try:
-                    self._carry_out(principal, each, AUTHOR)
-                except (CubeConflict, CubeFrozen, IllegalTransition, SourcesChanged):
-                    continue  # somebody was faster; what still holds is proposed again the next time
+            if left and touched.isdisjoint(each.cube_ids) and self._done(principal, each):
                 touched.update(each.cube_ids)
                 left -= 1
                 yield each
+
+    def _done(self, principal: Principal, proposal: Proposal) -> bool:
+        """Carry out a proposal, and tell whether it was possible. What still holds is proposed again the next time."""
+        try:
+            receipts = self._carry_out(principal, proposal, AUTHOR)
+        except HINDERED:
+            return False
+        return all(receipt.cube_id is not None for receipt in receipts)
 
     def _carry_out(self, principal: Principal, proposal: Proposal, author: str) -> list[Receipt]:
         remake = self.merging.prepare(principal, proposal.cube_ids, proposal.texts, proposal.action)
