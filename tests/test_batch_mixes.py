@@ -6,14 +6,20 @@ import asyncio
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
+import torch
 from engine_parts import FACTS, ask, cubes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kv_parts import COVERED, prompt_ids, stored
 from lora_parts import DictBlobs
 
 from memos_core.engine import EngineRequest, HFEngine
+from memos_core.engine.kv.ragged import step
+from memos_core.engine.kv.shared import SharedPrefixCache
+from memos_core.engine.kv.twin import feed, twin
 from memos_core.errors import ContextOverflow
 from memos_core.records import Inject, Message
 from memos_core.testing.models import DictActivations, tiny_model
@@ -133,3 +139,40 @@ def test_each_row_of_any_mix_says_what_it_says_alone(
     house = houses(family)
     expected = [house.alone(row) if row.fate == "ends" else None for row in rows]
     assert asyncio.run(house.together(rows)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", COVERED)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    shape=st.lists(
+        st.tuples(st.integers(0, 40), st.lists(st.integers(3, 390), min_size=1, max_size=5)), min_size=2, max_size=5
+    )
+)
+@torch.inference_mode()
+def test_logits_of_a_row_are_those_of_the_row_alone(
+    family: str, dtype: torch.dtype, shape: list[tuple[int, list[int]]]
+) -> None:
+    other, blob, noise = measured(family, dtype)
+
+    def begun() -> list[SharedPrefixCache]:
+        caches = [SharedPrefixCache(blob, length) for length, _ in shape]
+        for cache, (_, tail) in zip(caches, shape, strict=True):
+            feed(other, tail, past_key_values=cache, shared_prefix=cache)
+        return caches
+
+    together = step(other, begun(), [7] * len(shape))
+    alone = [feed(other, [7], past_key_values=cache, shared_prefix=cache)[-1] for cache in begun()]
+    assert (together.float() - torch.stack(alone).float()).abs().max() <= noise
+
+
+@functools.cache
+@torch.inference_mode()
+def measured(family: str, dtype: torch.dtype) -> tuple[Any, Any, float]:
+    """Return the twin of a model, the KV of a chain and how far its dtype alone moves a logit."""
+    model, _ = tiny_model(family, initializer_range=0.05)
+    ids = torch.tensor([prompt_ids()])
+    exact = model(input_ids=ids).logits
+    model = model.to(dtype)
+    noise = float((model(input_ids=ids).logits.float() - exact).abs().max())
+    return twin(model), stored(model, prompt_ids()), max(noise, 1e-4)

@@ -62,7 +62,7 @@ def whole(family: str) -> tuple[Any, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(split=st.integers(1, LENGTH - 1), parts=st.lists(st.integers(1, 20), max_size=4))
 @torch.inference_mode()
 def test_behind_any_split_the_rest_in_any_parts_has_the_logits_of_the_whole(

@@ -65,7 +65,7 @@ def demo(
         bool | None,
         typer.Option(
             "--lora/--no-lora",
-            help="Also distil one memory into an adapter, two to three CPU minutes; by default with the bundled reader.",
+            help="Also distil one memory into an adapter, 2 to 3 CPU minutes; by default with the bundled reader.",
         ),
     ] = None,
     distil: Annotated[
