@@ -85,7 +85,7 @@ class MemOS:
             path: Folder of the vault.
             engine: Runs the model for ``chat``, ``stream`` and ``transform``.
             embedder: Makes vectors: the bundled MiniLM by default; None finds by words alone.
-            index: ``exact`` search over a scope's vectors, ``chroma``, or ``auto``: Chroma above 50,000 vectors.
+            index: ``exact`` search over a scope's vectors, ``chroma``, or ``auto``: Chroma above 500,000 vectors.
             limits: What a scope may hold.
             max_text_chars, max_bytes: Short for ``limits``: longest text of one memory, most bytes of a namespace.
             scheduler: How memories are chosen.
