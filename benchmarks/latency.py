@@ -1,6 +1,6 @@
 """Time to store and to find memories, beside other libraries, in one run with the same vectors.
 
-    python benchmarks/latency.py [--sizes 1000 10000 100000]
+    python benchmarks/latency.py [--sizes 1000 10000 100000] [--slow]
 
 Texts of some twelve words in 100 scopes; the vectors are given (a table of made-up ones), so that no model's time is in
 any figure. First every system stores all of them; then each question is asked of one system after the other, so that
@@ -9,7 +9,10 @@ added to the scope that is asked. On a machine that does other work too, only pr
 
 Every system must find what has arrived (``fresh``): the retrievers of LangChain and LlamaIndex, which are made of the
 texts that there are, are made anew after an arrival. mem0 runs without its keyword search, which takes a model for
-sparse vectors from the network. 100,000 memories take some ten minutes.
+sparse vectors from the network. What MiniLM takes for a question stands apart. The peers that the project
+does not declare come with ``pip install mem0ai txtai faiss-cpu llama-index-retrievers-bm25``; ``--systems`` leaves
+some out. 100,000 memories take some twenty minutes, a million (``--slow``) hours. ``growth.py`` tells how a search
+grows with the number of scopes and within one.
 """
 
 from __future__ import annotations
@@ -28,17 +31,30 @@ from typing import Any
 
 import numpy as np
 import psutil
-from peers import Chroma, Document, LangChainEnsemble, LangGraphStore, LlamaIndexFusion, LlamaIndexIndex, Mem0, Peer
+from peers import (
+    Chroma,
+    Document,
+    LangChainEnsemble,
+    LangGraphStore,
+    LlamaIndexFusion,
+    LlamaIndexIndex,
+    Mem0,
+    Peer,
+    Txtai,
+)
 from surroundings import surroundings
 
 from memos_core import MemOS
+from memos_core.embedding import MiniLM
 from memos_core.embedding.base import Embedder, Vectors
 
 RESULT = Path(__file__).parent / "results" / "latency.json"
 SCOPES = 100
 QUERIES = 300
+SINGLES = 500
 SEED = 2026
-MOST = {"mem0": 1000, "llamaindex index": 10_000, "llamaindex fusion": 10_000, "langchain ensemble": 10_000}
+SLOW = 1_000_000
+MOST = {"mem0": 1000, **dict.fromkeys(("llamaindex index", "llamaindex fusion", "langchain ensemble"), 100_000)}
 """Sizes beyond which a system takes longer than this benchmark may."""
 
 
@@ -82,27 +98,29 @@ class Ours(Peer):
         return [str(hit.ref) for hit in self.memos.scope(user).search(text, k=k)]
 
 
-SYSTEMS: dict[str, type[Peer]] = {
-    one.name: one for one in (Ours, Chroma, LangGraphStore, LlamaIndexIndex, LlamaIndexFusion, LangChainEnsemble, Mem0)
-}
+LIBRARIES = (Chroma, LangGraphStore, LlamaIndexIndex, LlamaIndexFusion, LangChainEnsemble, Txtai, Mem0)
+SYSTEMS: dict[str, type[Peer]] = {one.name: one for one in (Ours, *LIBRARIES)}
 
 
 def main() -> None:
     """Measures every system at every size and keeps the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="memories in all scopes together")
+    sizes = [1000, 10_000, 100_000]
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="memories in all scopes together")
+    parser.add_argument("--slow", action="store_true", help="also with a million memories")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write the figures to")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), help="which to measure")
     options = parser.parse_args()
-    figures = []
-    for size in options.sizes:
+    apart = {"minilm_cpu_ms_per_text": embedding_ms()}
+    figures: list[dict[str, Any]] = []
+    for size in [*options.sizes, *([SLOW] if options.slow else [])]:
         kinds = [SYSTEMS[name] for name in options.systems if size <= MOST.get(name, size)]
         for name, found in measured(kinds, size).items():
             figures.append({"memories": size, "system": name, **found})
             print(figures[-1], flush=True)
         sizes = sorted({one["memories"] for one in figures})
         work = {"sizes": sizes, "scopes": SCOPES, "queries": QUERIES, "seed": SEED, "k": 10}
-        options.out.write_text(json.dumps({**surroundings(work), "figures": figures}, indent=2) + "\n")
+        options.out.write_text(json.dumps({**surroundings(work), "apart": apart, "figures": figures}, indent=2) + "\n")
 
 
 def measured(kinds: Sequence[type[Peer]], size: int) -> dict[str, dict[str, Any]]:
@@ -125,10 +143,10 @@ def measured(kinds: Sequence[type[Peer]], size: int) -> dict[str, dict[str, Any]
 
 
 def stored(peer: Peer, texts: Sequence[Document]) -> dict[str, float]:
-    """Store a tenth one by one, the rest in batches of one scope each."""
-    single = texts[: len(texts) // 10]
+    """Store some one by one, the rest in batches of one scope each."""
+    single = texts[: min(len(texts) // 10, SINGLES)]
     one_by_one = np.array([timed(lambda one=one: peer.add([one])) for one in single])
-    batches = list(by_user(texts[len(texts) // 10 :]))
+    batches = list(by_user(texts[len(single) :]))
     in_batches = np.array([timed(lambda batch=batch: peer.add(batch)) for batch in batches]).sum(axis=0)
     return {
         **quantiles("add", one_by_one),
@@ -157,6 +175,18 @@ def searched(peers: Sequence[Peer], questions: Sequence[str], rng: Random) -> di
             if arrived is not None:
                 fresh[peer.name] &= arrived.ref in peer.search(user, arrived.text, 10)
     return {name: {**quantiles("search", np.array(seconds)), "fresh": fresh[name]} for name, seconds in taken.items()}
+
+
+def embedding_ms() -> dict[str, float]:
+    """Return what MiniLM takes for a text, alone and of a batch: in none of the other figures."""
+    rng, model = Random(SEED), MiniLM()
+    texts = [sentence(rng) for _ in range(64)]
+    model.embed(texts[:2])
+    alone = [timed(lambda text=text: model.embed([text]))[1] for text in texts[:20]]
+    return {
+        "alone": round(float(np.median(alone)) * 1000, 2),
+        "in_a_batch": round(timed(lambda: model.embed(texts))[1] * 1000 / len(texts), 2),
+    }
 
 
 def resident() -> int:

@@ -244,25 +244,6 @@ def fusion(documents: Sequence[Document], embed: Callable[[str], Vector], k: int
     )
 
 
-class Txtai(OfTexts):
-    """txtai's Embeddings with its hybrid index (BM25 and vectors), one for each user."""
-
-    name = "txtai hybrid"
-
-    def search(self, user: str, text: str, k: int) -> list[str]:
-        return [ref for ref, _ in self.retriever(user, 0).search(text, k)]
-
-    def made(self, documents: Sequence[Document], k: int) -> Any:
-        from txtai import Embeddings
-
-        def vectors(texts: Sequence[str]) -> Any:
-            return np.stack([self.embed(text) for text in texts])
-
-        index = Embeddings(method="external", transform=vectors, hybrid=True, content=False)
-        index.index([(one.ref, one.text, None) for one in documents])
-        return index
-
-
 class Mem0(Peer):
     """mem0 over Chroma, ``infer=False``: texts as they are, no model; its BM25 needs another store."""
 
@@ -299,6 +280,29 @@ class Mem0(Peer):
     def search(self, user: str, text: str, k: int) -> list[str]:
         found = self.memory.search(text, filters={"user_id": user}, limit=k)
         return [item["metadata"]["ref"] for item in found["results"]]
+
+
+class Txtai(Peer):
+    """txtai, hybrid: an index of BM25 and vectors for each user, to which what arrives is added; nothing durable."""
+
+    name = "txtai hybrid"
+
+    def __init__(self, folder: Path, embed: Callable[[str], Vector]) -> None:
+        super().__init__(folder, embed)
+        self.indexes: dict[str, Any] = {}
+
+    def add(self, documents: Sequence[Document]) -> None:
+        from txtai.embeddings import Embeddings
+
+        index = self.indexes.get(documents[0].user)
+        if index is None:
+            many = lambda texts: np.stack([self.embed(text) for text in texts])  # noqa: E731
+            index = Embeddings({"method": "external", "transform": many, "hybrid": True})
+            self.indexes[documents[0].user] = index
+        index.upsert([(one.ref, one.text, None) for one in documents])
+
+    def search(self, user: str, text: str, k: int) -> list[str]:
+        return [name for name, _ in self.indexes[user].search(text, k)]
 
 
 PEERS: Mapping[str, type[Peer]] = {

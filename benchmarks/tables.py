@@ -5,28 +5,16 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The test s
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
+from kv_tables import KV_TABLES
+from table_parts import NAMES, RESULTS, ROOT, SETS, load, table
+
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "families.md")
 READERS = {"memos-reader": "reader", "memos-reader-neox": "reader_neox"}
 PLACE = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def load(path: Path) -> Any:
-    """Reads a result."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def evidence_recall() -> str:
@@ -234,18 +222,6 @@ def robustness() -> str:
     return table(["conversations", "brought to memory", "MemOS", "MiniLM", "BM25", "both"], rows)
 
 
-SETS = {"locomo-dev.json.gz": "LoCoMo, development", "realmem-dev.json.gz": "RealMem, users held out"}
-NAMES = {
-    "memos": "MemOS",
-    "chroma": "Chroma",
-    "langchain ensemble": "LangChain EnsembleRetriever",
-    "llamaindex fusion": "LlamaIndex QueryFusionRetriever",
-    "txtai hybrid": "txtai, hybrid",
-    "llamaindex index": "LlamaIndex VectorStoreIndex",
-    "langgraph InMemoryStore": "LangGraph InMemoryStore",
-}
-
-
 def writes() -> str:
     """Memories stored in a second of the processor, beside other libraries."""
     ways = ("one_by_one", "threads", "batches_of_10", "batches_of_100", "batches_of_1000")
@@ -281,6 +257,19 @@ def latency() -> str:
         for row in load(RESULTS / "latency.json")["figures"]
     ]
     return table(["memories", "system", "search, median", "95th percentile", "first search", "memory"], rows)
+
+
+def growth() -> str:
+    """How a search grows with what one scope holds."""
+    rows = [
+        [f"{row['memories']:,}",
+         *(f"{row[f'{way}_p50_ms']:.1f} ms ({row[f'{way}_after_an_arrival_p50_ms']:.1f} ms)" for way in
+           ("all", "short_list")),
+         f"{row['agreement']:.3f}", f"{row['grown_rss_mb']} MB"]
+        for row in load(RESULTS / "growth.json")["one_scope"]
+    ]  # fmt: skip
+    head = ["memories in the scope", "all looked at (after an arrival)", "a short list (after an arrival)"]
+    return table([*head, "of the ten best, found by the short list", "memory"], rows)
 
 
 def improvement() -> str:
@@ -445,9 +434,9 @@ def headlines() -> str:
 
 
 MEMORY = (improvement, overhead, policy_answers, request_time, headlines, recall, robustness, writes, items)
-MODEL = (latency, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
+MODEL = (latency, growth, lora, evidence_recall, reader, lora_batch, langchain_agent, pathways, cross_model)
 STORED_KV = (kv_speed, kv_decode, kv_storage, kv_grid, kv_prefetch, kv_composition, kv_composition_answers, kv_batch)
-TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV)}
+TABLES: dict[str, Callable[[], str]] = {make.__name__: make for make in (*MEMORY, *MODEL, *STORED_KV, *KV_TABLES)}
 
 
 def filled(text: str) -> str:

@@ -23,11 +23,9 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from latency import SCOPES, SEED, GivenVectors, Ours, sentence, timed
+from latency import SCOPES, SEED, GivenVectors, Ours, embedding_ms, sentence, timed
 from peers import Chroma, Document, Mem0, Peer
 from surroundings import surroundings
-
-from memos_core.embedding import MiniLM
 
 RESULT = Path(__file__).parent / "results" / "writes.json"
 BATCHES = {1: 50, 10: 20, 100: 6, 1000: 2}
@@ -147,18 +145,6 @@ def fsync_ms() -> float:
             os.fsync(file.fileno())
             times.append(time.perf_counter() - started)
     return round(float(np.median(times)) * 1000, 3)
-
-
-def embedding_ms() -> dict[str, float]:
-    """Return what MiniLM takes for a text, alone and of a batch."""
-    draw, model = Writer(Random(SEED)), MiniLM()
-    texts = [one.text for one in draw.documents(0, 64)]
-    model.embed(texts[:2])
-    alone = [timed(lambda text=text: model.embed([text]))[1] for text in texts[:20]]
-    return {
-        "alone": round(float(np.median(alone)) * 1000, 2),
-        "in_a_batch": round(timed(lambda: model.embed(texts))[1] * 1000 / len(texts), 2),
-    }
 
 
 if __name__ == "__main__":

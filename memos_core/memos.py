@@ -85,7 +85,7 @@ class MemOS:
             path: Folder of the vault.
             engine: Runs the model for ``chat``, ``stream`` and ``transform``.
             embedder: Makes vectors: the bundled MiniLM by default; None finds by words alone.
-            index: ``exact`` search over a scope's vectors, ``chroma``, or ``auto``: Chroma above 50,000 vectors.
+            index: ``exact`` search over a scope's vectors, ``chroma``, or ``auto``: Chroma above 500,000 vectors.
             limits: What a scope may hold.
             max_text_chars, max_bytes: Short for ``limits``: longest text of one memory, most bytes of a namespace.
             scheduler: How memories are chosen.
@@ -223,9 +223,11 @@ class MemOS:
         return self._layers.retention.tidy_all(policy=policy, dry_run=dry_run)
 
     def stats(self) -> dict[str, JsonValue]:
-        """Return counts and sizes of the vault as JSON values."""
+        """Return counts and sizes of the vault as JSON values, and what reading KV ahead of turns came to."""
         self._layers.lifecycle.flush()
-        return self._layers.vault.stats()
+        engine = self._layers.engine
+        ahead: dict[str, JsonValue] = dict(engine.read_ahead_counts) if engine is not None else {}
+        return {**self._layers.vault.stats(), "read_ahead": ahead}
 
     def verify(self) -> VaultReport:
         """Check everything that is stored.

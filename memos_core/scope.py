@@ -194,6 +194,7 @@ class Scope(BoundScope):
         )
         self._searched(found.hits)
         layers.feedback.note(self._principal, found.plan)
+        layers.chat.read_ahead(self._principal, found.plan)
         return found
 
     def context_of(self, references: Sequence[str]) -> MemoryContext:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = {"tables.py", "surroundings.py", "peers.py", "fidelity.py"}
+PARTS = {"kv_tables.py", "table_parts.py", "tables.py", "surroundings.py", "peers.py", "fidelity.py"}
 SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.name not in PARTS)
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 

@@ -122,8 +122,9 @@ def test_training_stops_where_nothing_improves() -> None:
 
 def test_gradient_checkpointing_gives_the_same_adapter() -> None:
     model, _ = tiny_model("llama")
-    plain = trained(model)
-    other = trained(model, FEW.model_copy(update={"gradient_checkpointing": True}))
+    settings = FEW.model_copy(update={"whitening": 0.1})  # of two lessons: a lower floor would magnify rounding
+    plain = trained(model, settings)
+    other = trained(model, settings.model_copy(update={"gradient_checkpointing": True}))
     for name, pair in plain.factors.items():
         torch.testing.assert_close(pair.up, other.factors[name].up, atol=1e-5, rtol=1e-4)
     assert not model.training
@@ -196,7 +197,7 @@ def test_too_few_steps_fail_the_gates_and_leave_the_memory_in_text(reader: HFEng
     material = Material(reader, tuple(cubes("Mira's cat is called Biscuit.")), DictActivations())
     stages: list[str] = []
     settings = DistillSettings(steps=2, check_every=1, batch=2, foreign_batch=1, quiet_batch=1)
-    few = Distillation(settings, sizes=Sizes(8, 8, 8, 8, 8, 8))
+    few = Distillation(settings, sizes=Sizes(8, 8, 8, 8, 8, 8, 8))
     proposal = few.propose(
         Material(reader, material.cubes, material.activations, progress=lambda told: stages.append(told.stage))
     )
@@ -205,7 +206,7 @@ def test_too_few_steps_fail_the_gates_and_leave_the_memory_in_text(reader: HFEng
     assert stages[0] == "making questions"
     assert stages[-1] == "examining"
     assert proposal.target is MemoryType.PARAMETRIC
-    assert proposal.parameters["templates"] == "study/1"
+    assert proposal.parameters["templates"] == "study/2"
     assert proposal.parameters["strangers"] == "strangers/1"
     assert 0 <= proposal.fidelity["foreign memory in context"] <= 1
 

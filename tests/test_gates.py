@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def reader() -> Iterator[HFEngine]:
 
 @pytest.fixture(scope="module")
 def course(reader: HFEngine) -> Course:
-    few = Sizes(8, 20, 4, 12, 12, 4)
+    few = Sizes(8, 20, 4, 4, 12, 12, 4)
     return Maker(Reading(reader.loaded), cubes("My cat is called Biscuit."), bundled_templates(), 0, sizes=few).course(
         []
     )
@@ -81,9 +82,15 @@ def test_what_is_learned_contradicts_nothing_that_is_asked_of_the_own(course: Co
     assert {lesson.start for lesson in course.lessons.quiet} == {0}
 
 
+def test_no_lesson_is_asked_in_a_phrasing_that_the_own_are_examined_in(course: Course) -> None:
+    lessons = [*course.lessons.own, *course.lessons.foreign, *course.lessons.quiet, *course.checks]
+    assert {lesson.question.text for lesson in course.exam.alone} == {"What is my cat named?"}
+    assert not any(re.fullmatch(r"What is .* named\?", lesson.question.text) for lesson in lessons)
+
+
 def test_conflicting_memories_fail_and_stay_text(tmp_path: Path, reader: HFEngine) -> None:
     texts = ("My cat is called Biscuit.", "My cat is called Pepper.")
-    few = Distillation(DistillSettings(steps=25), sizes=Sizes(40, 20, 20, 20, 12, 10))
+    few = Distillation(DistillSettings(steps=25), sizes=Sizes(40, 20, 20, 20, 20, 12, 10))
     proposal = few.propose(Material(reader, tuple(cubes(*texts)), DictActivations()))
     assert not proposal.passed
     assert proposal.fidelity["recall"] <= 0.5
@@ -97,12 +104,14 @@ def test_conflicting_memories_fail_and_stay_text(tmp_path: Path, reader: HFEngin
 def test_one_fact_passes_every_gate_and_answers_without_a_memory_in_the_prompt(
     tmp_path: Path, reader: HFEngine
 ) -> None:
-    """The gates ask for a little less than by default: how training ends depends on how a processor rounds."""
+    """Fewer lessons than by default, and gates that ask for less: a test is not to take minutes."""
     easier = GateSettings(among=0.92, foreign=0.96, foreign_among=0.95, rivals=0.93, unrelated=0.9, peers=0.9)
     with MemOS.open(tmp_path / "memory", engine=reader, embedder=HashEmbedder()) as memos:
         ada = memos.scope("ada")
         cube = ada.get(ada.add("My cat is called Biscuit.").cube_id or "")
-        proposal = Distillation(gates=easier).propose(Material(reader, (cube,), DictActivations()))
+        few = Sizes(400, 800, 200, 20, 200, 160, 60)
+        distillation = Distillation(DistillSettings(steps=100), easier, sizes=few)
+        proposal = distillation.propose(Material(reader, (cube,), DictActivations()))
         lora = ada.get(memos._layers.transforms.commit(Principal("ada"), proposal))
         gates = lora.header.descriptive.lineage.parameters["gates"]
         assert isinstance(gates, list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -13,8 +14,8 @@ TEMPLATES = bundled_templates()
 LISTS = bundled_strangers()
 
 
-def strangers(seed: int = 0) -> Strangers:
-    return Strangers(LISTS, TEMPLATES, random.Random(seed))
+def strangers(seed: int = 0, coined: float = 0.0) -> Strangers:
+    return Strangers(LISTS, TEMPLATES, random.Random(seed), coined=coined)
 
 
 @pytest.mark.parametrize("kind", LISTS.kinds, ids=lambda kind: f"{kind.forms[0]} {kind.things[0]}")
@@ -28,14 +29,38 @@ def test_every_statement_about_a_stranger_is_understood(kind) -> None:  # type: 
             assert questions
 
 
-def test_what_is_learned_and_what_is_examined_share_no_name_and_no_value() -> None:
-    first, second = LISTS.half(0), LISTS.half(1)
-    assert not set(first.names) & set(second.names)
-    assert len(first.names) + len(second.names) == len(LISTS.names)
-    for one, other in zip(first.kinds, second.kinds, strict=True):
-        assert not set(one.values) & set(other.values)
-        assert one.values
-        assert other.values
+def test_what_is_learned_chosen_by_and_examined_shares_no_name_and_no_value() -> None:
+    parts = (LISTS.every(2, 0), LISTS.every(4, 1), LISTS.every(4, 3))
+    assert sorted(name for part in parts for name in part.names) == sorted(LISTS.names)
+    for kind, *split in zip(LISTS.kinds, *(part.kinds for part in parts), strict=True):
+        assert sorted(value for each in split for value in each.values) == sorted(kind.values)
+        assert all(each.values for each in split)
+
+
+@pytest.mark.parametrize("kind", LISTS.kinds, ids=lambda kind: f"{kind.forms[0]} {kind.things[0]}")
+def test_coined_values_are_understood_as_listed_ones_are(kind) -> None:  # type: ignore[no-untyped-def]
+    drawn = strangers(coined=1.0)
+    made = [drawn.draw("Mira", kind) for _ in range(30)]
+    templates = {next(TEMPLATES.statements(text)).template.questions for text in made}
+    plain = next(TEMPLATES.statements(strangers().draw("Mira", kind))).template.questions
+    assert templates <= {plain, *(next(TEMPLATES.statements(each)).template.questions for each in listed(kind))}
+
+
+def listed(kind) -> list[str]:  # type: ignore[no-untyped-def]
+    drawn = strangers()
+    return [drawn.draw("Mira", kind) for _ in range(3 * len(kind.values))]
+
+
+@pytest.mark.parametrize(
+    ("value", "like"),
+    [("Biscuit", r"B\w+"), ("900 euros", r"\d{3} euros"), ("7", r"\d"), ("half past four", r"h\w+ past four")],
+)
+def test_near_values_begin_like_the_value_and_differ(value: str, like: str) -> None:
+    drawn = strangers(3)
+    for _ in range(50):
+        near = drawn.near(value)
+        assert near != value
+        assert re.fullmatch(like, near), near
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ class BlobReader(Protocol):
         """Identity of the namespace; tensors kept in memory are never shared across owners."""
         ...
 
-    def read(self, address: str) -> bytes:
-        """Return the blob after checking its digest.
+    def read(self, address: str) -> bytes | bytearray:
+        """Return the blob after checking its digest; a ``bytearray`` is the caller's own.
 
         Raises:
             BlobDamaged: It is missing or not what it should be.
@@ -284,9 +284,20 @@ class Engine(ABC):
         Returns:
             How many tokens of it were found in stored KV; 0 where other requests came first.
         """
-        nothing: Future[int] = Future()
-        nothing.set_result(0)
-        return nothing
+        return nothing_to_bring()
+
+    def read_ahead(self, request: EngineRequest) -> Future[int]:
+        """``prefetch`` for a turn that may come: of the block of ``request`` alone, within a budget of the engine.
+
+        Returns:
+            How many tokens were brought into memory; 0 where that was not needed or other requests came first.
+        """
+        return nothing_to_bring()
+
+    @property
+    def read_ahead_counts(self) -> dict[str, int]:
+        """What reading ahead came to: reads, their bytes, how many were used or wasted, and how many wait for use."""
+        return {}
 
     def pin(self, owner: str, cube_id: str, *, pinned: bool = True) -> None:  # noqa: B027 - nothing to do without KV
         """Keep an activation cube of ``owner`` in memory once loaded, or let it go like others; until ``close``."""
@@ -316,3 +327,10 @@ class Engine(ABC):
     async def aprefill(self, block: MemoryBlock, activations: ActivationStore) -> BuiltActivation:
         """``prefill`` for asyncio."""
         return await asyncio.to_thread(self.prefill, block, activations)
+
+
+def nothing_to_bring() -> Future[int]:
+    """Return the answer to reading ahead where there is nothing to do."""
+    nothing: Future[int] = Future()
+    nothing.set_result(0)
+    return nothing

@@ -88,7 +88,7 @@ class Session:
         self.options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in loaded.accepts else {}
         if reuse.blob is not None and not (snapshots or loaded.cascade_refusal):
             self.share(reuse.blob, reuse.length)
-        elif "past_key_values" in loaded.accepts:
+        elif "past_key_values" in loaded.accepts and loaded.cache_refusal is None:
             config = self.model.config
             self.keep(container(config, reuse.blob, reuse.length) if reuse.blob else new_cache(config))
 

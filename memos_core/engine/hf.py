@@ -27,15 +27,16 @@ from memos_core.engine.base import (
 from memos_core.engine.cartridges import owner_of
 from memos_core.engine.compose import ComposePolicy, Composer, Mode
 from memos_core.engine.generate import Outcome, generate, prefill
-from memos_core.engine.kv.ahead import Ahead
+from memos_core.engine.kv.ahead import Ahead, Foreseen
 from memos_core.engine.kv.calibration import Calibration
 from memos_core.engine.kv.cartridge import cartridge_fingerprint
 from memos_core.engine.kv.codec import KVBlob, as_stored, as_token_ids, codec_for, encode, is_finite, token_digest
-from memos_core.engine.kv.prefix import PrefixCache
+from memos_core.engine.kv.prefix import Key, PrefixCache
 from memos_core.engine.kv.tiers import Place
 from memos_core.engine.loading import FolderSource, LoadedModel, MemorySource, shared_model
 from memos_core.engine.lora.bank import AdapterBank
 from memos_core.engine.lora.serve import adapt
+from memos_core.engine.next_turn import bring
 from memos_core.engine.prompt import PROBE
 from memos_core.engine.resolve import KVRules, affordable, find_prefix, kv_refusal, resolve, room, settle
 from memos_core.engine.work import Work
@@ -70,6 +71,8 @@ class HFEngine(Engine):
         max_request_bytes: Most bytes of the device's memory that one request may take besides stored KV; None: what is
             free. A request that needs more is refused with ``DeviceMemoryExceeded`` before anything is computed.
         adapter_memory_bytes: Budget for adapters that are kept loaded between requests.
+        read_ahead_bytes: Most stored KV that is read, while no request is under way, for a turn that may come and has
+            not come yet; 0, the default: none.
 
     Raises:
         InvalidInput: There is no such codec, or no such way to compose.
@@ -85,6 +88,7 @@ class HFEngine(Engine):
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
         adapter_memory_bytes: int = DEFAULT_ADAPTER_BYTES,
+        read_ahead_bytes: int = 0,
     ) -> None:
         self._loaded = loaded
         self._max_request_bytes = max_request_bytes
@@ -94,6 +98,7 @@ class HFEngine(Engine):
         self._composer = Composer(compose if isinstance(compose, ComposePolicy) else ComposePolicy(compose))
         self._worker = Worker(f"memos-{loaded.name}", torch.inference_mode, forked=single_thread)
         self._ahead = Ahead(f"memos-ahead-{loaded.name}", lambda: self._worker.busy)
+        self._foreseen: Foreseen[Key] = Foreseen(read_ahead_bytes)
         self._prefix_cache: PrefixCache | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -112,6 +117,7 @@ class HFEngine(Engine):
         trust_remote_code: bool = False,
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
+        read_ahead_bytes: int = 0,
     ) -> HFEngine:
         """Return an engine for a model in a folder, on the hub, or ``memos-reader``, which ships with MemOS.
 
@@ -128,6 +134,7 @@ class HFEngine(Engine):
                 and computes the rest; ``shift`` and ``blend`` move it to its place, approximately; ``auto`` takes the
                 cheapest of these whose measured figures pass; ``full`` computes everything. See ``ComposePolicy``.
             max_request_bytes: Most bytes that one request may take besides stored KV; None: what the device has.
+            read_ahead_bytes: Most stored KV that is read for a turn that may come; 0: none.
 
         Raises:
             ModelNotFound: There is nothing at that path. A hub id is looked up at first use, which then raises it.
@@ -147,6 +154,7 @@ class HFEngine(Engine):
             kv_codec=kv_codec,
             compose=compose,
             max_request_bytes=max_request_bytes,
+            read_ahead_bytes=read_ahead_bytes,
         )
 
     @classmethod
@@ -161,6 +169,7 @@ class HFEngine(Engine):
         kv_codec: KVCodec = "raw",
         compose: Mode | ComposePolicy = "exact",
         max_request_bytes: int | None = None,
+        read_ahead_bytes: int = 0,
     ) -> HFEngine:
         """Return an engine for a model that is in memory already, in evaluation mode. It is used where it is."""
         loaded = LoadedModel(MemorySource(model, tokenizer, name))
@@ -171,6 +180,7 @@ class HFEngine(Engine):
             kv_codec=kv_codec,
             compose=compose,
             max_request_bytes=max_request_bytes,
+            read_ahead_bytes=read_ahead_bytes,
         )
 
     @property
@@ -261,6 +271,15 @@ class HFEngine(Engine):
         request = replace(request, strict=False)  # nobody waits to be told
         return self._ahead.submit(lambda: self._resolve(request).stored_tokens, 0)
 
+    def read_ahead(self, request: EngineRequest) -> Future[int]:
+        if not (self._foreseen.max_bytes and self.is_loaded):
+            return super().read_ahead(request)
+        return self._ahead.submit(lambda: bring(self._loaded, self._prefixes(), request, self._foreseen), 0)
+
+    @property
+    def read_ahead_counts(self) -> dict[str, int]:
+        return self._foreseen.counts
+
     def pin(self, owner: str, cube_id: str, *, pinned: bool = True) -> None:
         if pinned or self._prefix_cache is not None:
             self._prefixes().pin(owner, cube_id, pinned=pinned)
@@ -292,10 +311,15 @@ class HFEngine(Engine):
 
     def _resolve(self, request: EngineRequest) -> Work:
         _ = self._loaded.model  # loaded by the caller's thread: a slow disk must not hold up other requests
-        _ = self._loaded.refusal or self._loaded.batch_refusal  # likewise what is found out by computing a little
+        # Likewise what is found out by computing a little.
+        _ = self._loaded.cache_refusal or self._loaded.refusal or self._loaded.batch_refusal
         decide = partial(self._composer.verdict, self._loaded, self._run) if self._composer.approximate else None
         rules = KVRules(self._codec.name, self._composer.policy.mode, decide, self._max_request_bytes)
-        return resolve(self._loaded, self._prefixes(), request, rules, bank=self._bank)
+        work = resolve(self._loaded, self._prefixes(), request, rules, bank=self._bank)
+        stored, store = work.reuse.stored, request.activations
+        if stored is None or store is None or not self._foreseen.use((store.owner, stored.cube_id)):
+            return work
+        return replace(work, reuse=replace(work.reuse, tier=f"{work.reuse.tier}, read ahead"))
 
     def _prefill_work(
         self, block: MemoryBlock, activations: ActivationStore, adapters: Sequence[AdapterChoice]

@@ -63,6 +63,7 @@ def request_bytes(layout: tuple[Layout, ...] | None, config: Any, positions: int
     largest part of the prompt needs besides."""
     text = config.get_text_config(decoder=True)
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    inner = max(inner) if isinstance(inner, list | tuple) else inner  # some families name one for each layer
     widths = 6 * text.hidden_size + 3 * inner
     fixed = 4 * int(text.vocab_size)
     return token_bytes(layout) * positions + 4 * min(positions, CHUNK) * int(widths) + fixed

@@ -22,7 +22,7 @@ from memos_core.engine.kv.cache import Layout, narrowest_window, probe_layout, r
 from memos_core.engine.kv.cost import CostModel
 from memos_core.engine.kv.fingerprint import base_fingerprint, fingerprint, folder_digest, module_digest, weights_stamp
 from memos_core.engine.kv.ragged import probe_batch
-from memos_core.engine.kv.twin import cascade_obstacle, probe_cascade
+from memos_core.engine.kv.twin import cascade_obstacle, probe_cache, probe_cascade
 from memos_core.engine.location import POSITIONS, UNBOUNDED, locate, positions
 from memos_core.engine.prompt import PromptBuilder
 from memos_core.engine.tokens import Tokens
@@ -187,12 +187,23 @@ class LoadedModel:
     def refusal(self) -> str | None:
         """Why the KV of this model cannot be stored, or None. What only a loaded model shows counts once it is."""
         made: str | None = self._once("refusal", lambda: refusal(self.config))
-        return NO_KV if made is None and self._parts.get("layout", ()) is None else made
+        if made is None and self._parts.get("layout", ()) is None:
+            return NO_KV
+        return made or self._parts.get("cache")
 
     @property
     def layout(self) -> tuple[Layout, ...] | None:
         """What each layer keeps of a token; None if that is not keys and values. Loads the model."""
         made: tuple[Layout, ...] | None = self._once("layout", lambda: probe_layout(self.model))
+        return made
+
+    @property
+    def cache_refusal(self) -> str | None:
+        """Why this model does not go on from a cache as from the tokens themselves, or None if it does, takes none, or
+        has a running state, which nobody can look into. Loads the model."""
+        if "past_key_values" not in self.accepts or self._once("refusal", lambda: refusal(self.config)) is not None:
+            return None
+        made: str | None = self._once("cache", lambda: probe_cache(self.model))
         return made
 
     @property

@@ -174,6 +174,7 @@ def kv_refusal(loaded: LoadedModel) -> str | None:
     """Return why the KV of this model cannot be stored, or None. Loads the model unless its configuration tells."""
     if loaded.refusal is None:
         _ = loaded.layout  # computes one token, once, to see what the model really keeps
+        _ = loaded.cache_refusal
         _ = loaded.cascade_refusal  # likewise a few; here and not on the thread that others wait for
     return loaded.refusal
 
@@ -237,7 +238,7 @@ def find_prefix(
     while True:
         reading: list[StoredActivation] = []
 
-        def read(each: StoredActivation, reading: list[StoredActivation] = reading) -> bytes:
+        def read(each: StoredActivation, reading: list[StoredActivation] = reading) -> bytes | bytearray:
             reading.append(each)
             return activations.read(each.payload.blob.address)
 

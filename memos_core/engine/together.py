@@ -11,11 +11,15 @@ from transformers import DynamicCache
 from memos_core.engine.kv.ragged import step
 from memos_core.engine.kv.shared import SharedPrefixCache
 from memos_core.engine.lora.plan import LoRAPlan, applied
+from memos_core.errors import UnsupportedOption
 
 if TYPE_CHECKING:
     from memos_core.engine.generate import Session
 
 __all__ = ["NextToken", "joinable"]
+
+FAILURES = (RuntimeError, UnsupportedOption)
+"""What ends a step for the row that it happens to and for no other: no memory, or an adapter that cannot act there."""
 
 
 def joinable(session: Session) -> bool:
@@ -43,7 +47,8 @@ class NextToken:
     def take(self, steps: Sequence[NextToken]) -> None:
         """Take this step and the others of ``steps``, which it is one of, as one batch.
 
-        A batch that fails, as one may for want of memory, is taken apart, and each step is taken alone.
+        A batch that fails, as one may for want of memory or where a model joins rows that adapters tell apart, is taken
+        apart, and each step is taken alone.
         """
         if len(steps) == 1:
             self._alone()
@@ -54,7 +59,7 @@ class NextToken:
             # Every session is past the position from which its adapters act, so the furthest one speaks for all.
             with applied(shared_plan(steps), max(lengths), 1):
                 logits = step(self.session.model, caches, [each.token_id for each in steps])
-        except RuntimeError:
+        except FAILURES:
             for each, cache, length in zip(steps, caches, lengths, strict=True):
                 cache.crop_to(length)
                 each._alone()
@@ -66,7 +71,7 @@ class NextToken:
     def _alone(self) -> None:
         try:
             self.session.feed([self.token_id])
-        except RuntimeError as error:
+        except FAILURES as error:
             self.error = error
 
 

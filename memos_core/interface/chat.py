@@ -247,6 +247,15 @@ class ChatPipeline:
         """
         return self.engine.prefetch(self.prepare(principal, prompt, ChatCall(**options)))
 
+    def read_ahead(self, principal: Principal, plan: InjectionPlan) -> None:
+        """Let the engine bring KV of these memories into memory: the next turn will likely begin with them, in the same
+        order. Costs the caller nothing but the asking; no model is loaded for it."""
+        if self._engine is None or not self._engine.is_loaded or not plan.memories:
+            return
+        cubes = [memory.cube for memory in plan.memories]
+        store = self.activations(principal, cubes)
+        self._engine.read_ahead(EngineRequest((), plan, block=render_block(cubes), activations=store))
+
     def pin(self, principal: Principal, cube_id: str, *, pinned: bool = True) -> None:
         """Put a memory into every prompt of this scope before all others, or let it go. Lasts while the vault is open.
 
@@ -316,6 +325,8 @@ class ChatPipeline:
         detail = {"inject": reply.plan.inject, "memory_tokens": reply.usage.memory_tokens, "notes": reply.plan.notes}
         self.emit(Event("memory.injected", now, principal.namespace, reply.plan.cube_ids, detail))
         self.observe(principal, reply)
+        if reply.plan.inject in ("kv", "auto"):
+            self.read_ahead(principal, reply.plan)
         if remember:
             self.remember(principal, messages, reply)
 

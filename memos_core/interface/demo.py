@@ -65,12 +65,14 @@ def demo(
         bool | None,
         typer.Option(
             "--lora/--no-lora",
-            help="Also distil one memory into an adapter, some 40 CPU seconds; by default with the bundled reader.",
+            help="Also distil one memory into an adapter, 2 to 3 CPU minutes; by default with the bundled reader.",
         ),
     ] = None,
     distil: Annotated[
         int,
-        typer.Option(help="Distil this many memories of the conversation as well, some 40 CPU seconds each.", min=0),
+        typer.Option(
+            help="Distil this many memories of the conversation as well, two to three CPU minutes each.", min=0
+        ),
     ] = 0,
 ) -> None:
     """Show the main job: ingest a conversation, ask questions, answer from memory.

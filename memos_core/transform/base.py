@@ -198,7 +198,7 @@ class Form:
     """
 
     cube: MemCube
-    data: bytes
+    data: bytes | bytearray
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +209,13 @@ class Peer:
         name: Its cube id.
         data: Its blob.
         peft_config: Content of its ``adapter_config.json``.
+        cubes: The memories that it was made from; none: it is not examined what it knows.
     """
 
     name: str
-    data: bytes
+    data: bytes | bytearray
     peft_config: Mapping[str, Any]
+    cubes: tuple[MemCube, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from memos_core.transform.from_kv import check_standing
 from memos_core.transform.gates import share
 from memos_core.transform.lessons import Lesson, Reading, loaded_of
 from memos_core.transform.strangers import Strangers, invented
-from memos_core.transform.study import Question, StudyTemplates, bundled_templates, study
+from memos_core.transform.study import Question, StudyTemplates, bundled_templates
 from memos_core.transform.trained_kv import CartridgeSettings, CartridgeTrainer, Slots, behind
 
 __all__ = ["Cartridge", "TextCartridge"]
@@ -199,7 +199,8 @@ class School:
         """Return each question behind all of the memory, with what the model says there."""
         reading = self.reading
         asked = [reading.lesson(question, self.cubes) for question in questions]
-        return reading.taught([replace(lesson, answer=reading.answer(lesson)) for lesson in asked])
+        said = reading.answers(asked)
+        return reading.taught([replace(each, answer=answer) for each, answer in zip(asked, said, strict=True)])
 
     def right(self, lesson: Lesson) -> bool:
         return lesson.question.answered_by(self.reading.text(lesson.answer))
@@ -247,7 +248,7 @@ def strange(maker: Maker, strangers: Strangers, count: int) -> Iterator[Question
     for index in range(count):
         _, statement = maker.rng.choice(maker.statements)
         rival = strangers.of_another(statement) if index % 2 else None
-        asked = study([invented(rival or strangers.draw())], maker.templates, held_out=0).learned
+        asked = maker.questions_to(invented(rival or strangers.draw()), strangers)
         if asked:
             yield maker.rng.choice(asked)
 

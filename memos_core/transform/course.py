@@ -17,17 +17,19 @@ from memos_core.transform.study import Question, StudyTemplates, study, words_of
 
 __all__ = ["Course", "Exam", "Maker", "Sizes"]
 
-CONTEXTS = 6
+CONTEXTS = 16
 """Contexts of other memories in which each form of a question is asked."""
 EXAM_CONTEXTS = 3
 MOST_BESIDE = 5
 """Most foreign memories in such a context."""
-CLOSE, CLOSE_LEARNED = 0.15, 0.3
+CLOSE, CLOSE_LEARNED = 0.15, 0.5
 """Share of memories that come close to the own among those beside a question, and beside an own one that is learned."""
+COINED, COINED_EXAMINED = 0.4, 0.1
+"""Share of foreign values that are made up, many of them so that they begin like the own."""
 DROPPED, DROPPED_ALONE = 2, 6
 """Shortened forms of each question, in contexts and alone: words that the memory does not hold are left out at random,
 so that what is learned does not hang on the words around."""
-SHARPENED = 2
+SHARPENED = 8
 """Power of the teacher's distribution. Answers change first where the model is least sure, and an adapter that makes it
 no less sure changes none."""
 
@@ -40,16 +42,18 @@ class Sizes:
         learned: To learn by, half with one memory and half with several in the prompt.
         learned_rivals: Likewise, about rivals of the own memories.
         learned_unrelated: Likewise, with no memory.
+        checked: To tell by which of the adapters on the way is the best, of each kind, and of the own as well.
         examined: For each of the two gates on foreign memories.
         examined_rivals: For the gate on rivals.
         examined_unrelated: For the gate on unrelated questions.
     """
 
-    learned: int = 500
-    learned_rivals: int = 300
-    learned_unrelated: int = 200
-    examined: int = 240
-    examined_rivals: int = 160
+    learned: int = 2000
+    learned_rivals: int = 3000
+    learned_unrelated: int = 500
+    checked: int = 80
+    examined: int = 400
+    examined_rivals: int = 320
     examined_unrelated: int = 100
 
 
@@ -83,10 +87,13 @@ class Course:
 
     Attributes:
         lessons: To learn by.
+        checks: To choose by, among the adapters on the way. Their strangers are neither among the lessons nor in the
+            examination.
         exam: To be examined by.
     """
 
     lessons: Lessons
+    checks: Sequence[Lesson]
     exam: Exam
 
 
@@ -115,7 +122,10 @@ class Maker:
         self.sizes = sizes or Sizes()
         self.rng = random.Random(seed)
         lists = strangers or bundled_strangers()
-        self.to_learn, self.to_examine = (Strangers(lists.half(which), templates, self.rng) for which in (0, 1))
+        # Half of the lists to learn by, a quarter to choose among what was learned, and a quarter to be examined by.
+        self.to_learn = Strangers(lists.every(2, 0), templates, self.rng, coined=COINED)
+        self.to_check = Strangers(lists.every(4, 1), templates, self.rng, coined=COINED_EXAMINED)
+        self.to_examine = Strangers(lists.every(4, 3), templates, self.rng, coined=COINED_EXAMINED)
         self.questions = study(cubes, templates)
         self.facts = self.questions.facts
         covered = {question.cube for question in self.questions.learned}
@@ -138,7 +148,18 @@ class Maker:
             foreign=[each for each in told if each.start],
             quiet=[each for each in told if not each.start],
         )
-        return Course(lessons, self.exam(self.questions.held_out, others[1::2]))
+        return Course(lessons, self.checks(), self.exam(self.questions.held_out, others[1::2]))
+
+    def checks(self) -> list[Lesson]:
+        """Return own questions that are learned, among strangers that are not, and questions to those."""
+        strangers, count = self.to_check, self.sizes.checked
+        own = [self.rng.choice(self.questions.learned) for _ in range(count)]
+        others = [
+            *self.foreign((), strangers, count, most=1),
+            *self.foreign((), strangers, count, most=4),
+            *self.rivals(strangers, 2 * count, absent=False),
+        ]
+        return [*(self.ask(each, self.beside((), strangers, 3)) for each in own), *self.kept(self.told(others))]
 
     def teach(self, questions: Sequence[Question]) -> int:
         """Find for each fact the best answer of the model that reads its memory; return how many have no right one.
@@ -163,9 +184,15 @@ class Maker:
         return self.reading.taught([replace(each, answer=said) for each, said in zip(lessons, answers, strict=True)])
 
     def kept(self, lessons: Sequence[Lesson]) -> Iterator[Lesson]:
-        """Yield what is worth keeping of what the model says by itself: not what it reads wrong."""
+        """Yield what is worth keeping of what the model says by itself: not what it reads wrong.
+
+        What it says without a memory is kept as sure as it is: one that is made surer that it does not know outdoes
+        the adapter beside it that does.
+        """
         for each in lessons:
-            if not each.start or each.question.answered_by(self.reading.text(each.answer)):
+            if not each.start:
+                yield each
+            elif each.question.answered_by(self.reading.text(each.answer)):
                 yield sharpened(each)
 
     def own(self, questions: Sequence[Question], others: Sequence[MemCube]) -> Iterator[Lesson]:
@@ -207,11 +234,19 @@ class Maker:
         scope = self.rng.sample(list(others), min(len(others), count // 4))
         while len(lessons) < count:
             cube = scope.pop() if scope else invented(strangers.draw())
-            questions = study([cube], self.templates, held_out=0).learned
+            questions = self.questions_to(cube, strangers)
             if questions:
                 more = self.beside(others, strangers, self.rng.randrange(max(1, most)))
                 lessons.append(self.reading.lesson(self.rng.choice(questions), self.shuffled([cube, *more], most)))
         return lessons
+
+    def questions_to(self, cube: MemCube, strangers: Strangers) -> tuple[Question, ...]:
+        """Return the questions to a foreign memory.
+
+        The phrasings that the examination asks the own memories in are left out of the lessons here too: one that is
+        refused for all others is refused for the own subject.
+        """
+        return study([cube], self.templates, held_out=0 if strangers is self.to_examine else 1).learned
 
     def shuffled(self, cubes: Sequence[MemCube], most: int) -> list[MemCube]:
         context = list({cube.id: cube for cube in cubes}.values()) if most else []
@@ -231,7 +266,7 @@ class Maker:
             if found is None:
                 continue
             cube, contradicts = found
-            questions = study([cube], self.templates, held_out=0).learned
+            questions = self.questions_to(cube, strangers)
             asked = [each for each in questions if contradicts or words_of(each.text) not in own]
             if asked:
                 more = self.beside((), strangers, self.rng.randrange(3))
@@ -245,8 +280,8 @@ class Maker:
             absent: None that contradicts.
         """
         speaker, statement = self.rng.choice(self.statements)
-        dice = self.rng.randrange(2 if absent else 3)
-        if dice == 2:
+        dice = self.rng.randrange(2 if absent else 4)
+        if dice >= 2:
             return invented(strangers.against(statement), speaker), True
         if dice == 1:
             return invented(strangers.of_the_same(statement), speaker), False
@@ -257,7 +292,7 @@ class Maker:
         reading, sizes, strangers = self.reading, self.sizes, self.to_examine
         read = reading.answers([reading.lesson(each, self.cubes) for each in held_out])
         right = sum(each.answered_by(reading.text(said)) for each, said in zip(held_out, read, strict=True))
-        contexts = max(EXAM_CONTEXTS, 50 // len(held_out))
+        contexts = max(EXAM_CONTEXTS, 100 // len(held_out))
         return Exam(
             alone=[self.ask(each, []) for each in held_out],
             among=[self.ask(each, self.beside(others, strangers, 4)) for each in held_out for _ in range(contexts)],

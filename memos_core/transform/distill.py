@@ -38,7 +38,7 @@ __all__ = ["DistillSettings", "Distiller", "Lessons"]
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter."""
 STATE = "memos-distillation/2"
-WHITENED = 150
+WHITENED = 600
 """Foreign lessons, and as many quiet ones, that inputs are whitened by."""
 
 
@@ -48,40 +48,40 @@ class DistillSettings(BaseModel):
     Attributes:
         rank: Rank of the adapter.
         targets: Ends of the names of the modules that it acts on; empty: all linear ones but the head.
-        steps: Most steps; None: 75, and 25 for each statement that is taught, 1,500 at most.
+        steps: Most steps; None: 100, and 75 for each statement that is taught, 1,500 at most.
         batch: Own lessons in a step.
         foreign_batch: Foreign lessons in a step.
         quiet_batch: Quiet lessons in a step.
-        learning_rate: Of AdamW; None: 1.28 over the width of the model.
+        learning_rate: Of AdamW; None: 0.77 over the width of the model.
         locality: Weight of the foreign and quiet lessons.
         quiet: Weight of what the adapter adds where it is to add nothing.
         whitening: Floor of the foreign second moments that inputs are whitened by; 0: they are not.
         peers: Share of the steps in which other adapters act too.
-        patience: Checks without an improvement after which training ends.
-        check_every: Steps between two checks of whether all is learned.
+        patience: Checks that bring nothing after which training ends.
+        check_every: Steps between two checks of how much is learned; the adapter of the best one is kept.
         gradient_checkpointing: Compute activations twice and keep fewer, for large models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(default=4, gt=0)
+    rank: int = Field(default=12, gt=0)
     targets: tuple[str, ...] = ()
     steps: int | None = Field(default=None, gt=0)
     batch: int = Field(default=16, gt=0)
-    foreign_batch: int = Field(default=18, ge=0)
+    foreign_batch: int = Field(default=26, ge=0)
     quiet_batch: int = Field(default=10, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
-    locality: float = Field(default=1.0, ge=0)
-    quiet: float = Field(default=5.0, ge=0)
-    whitening: float = Field(default=0.01, ge=0)
+    locality: float = Field(default=2.0, ge=0)
+    quiet: float = Field(default=2.0, ge=0)
+    whitening: float = Field(default=0.003, ge=0)
     peers: float = Field(default=0.5, ge=0, le=1)
     patience: int = Field(default=6, gt=0)
-    check_every: int = Field(default=20, gt=0)
+    check_every: int = Field(default=50, gt=0)
     gradient_checkpointing: bool = False
 
     def most_steps(self, facts: int = 1) -> int:
         """Return the most steps for that many statements."""
-        return self.steps or min(75 + 25 * facts, 1500)
+        return self.steps or min(100 + 75 * facts, 1500)
 
     def for_facts(self, facts: int) -> DistillSettings:
         """Return the settings with their steps written out."""
@@ -118,11 +118,12 @@ class Distiller:
         self.prefixes = Prefixes(model) if shareable else None
         parameters = [tensor for pair in self.factors.values() for tensor in pair]
         width = int(model.config.get_text_config(decoder=True).hidden_size)
-        self.rate = settings.learning_rate or 1.28 / width
+        self.rate = settings.learning_rate or 0.77 / width
         self.optimizer = torch.optim.AdamW(parameters, lr=self.rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.steps_done = 0
         self.seen = 0.0
         self.waited = 0
+        self.best: dict[str, Factors] = {}
 
     def _start(self, seed: int) -> dict[str, Factors]:
         """Return matrices that add nothing yet."""
@@ -141,17 +142,17 @@ class Distiller:
         return factors
 
     def adapter(self) -> Adapter:
-        """Return the adapter as it is now, in the dtype of the model."""
+        """Return the adapter of the best check so far, or as it is before the first, in the dtype of the model."""
         with torch.no_grad():
-            return self._student()
+            return self._student(self.best or self.factors)
 
-    def _student(self) -> Adapter:
+    def _student(self, factors: dict[str, Factors]) -> Adapter:
         dtype = self.model.dtype
-        factors = {}
-        for name, (down, up) in self.factors.items():
+        made = {}
+        for name, (down, up) in factors.items():
             seen = down @ self.whiteners[name] if self.whiteners else down
-            factors[name] = Factors(seen.to(dtype), up.to(dtype))
-        return Adapter("training", factors)
+            made[name] = Factors(seen.to(dtype), up.to(dtype))
+        return Adapter("training", made)
 
     def whiten(self, lessons: Lessons) -> None:
         """See inputs relative to what flows on foreign and quiet lessons, the first of each."""
@@ -210,7 +211,7 @@ class Distiller:
             stack: Keeps the hooks until the gradients are taken: activations may be computed again for them.
         """
         batch = Batch.of(lessons, self.model.device, self.prefixes)
-        plan = LoRAPlan([[Use(self._student()), *(Use(each) for each in beside)]])
+        plan = LoRAPlan([[Use(self._student(self.factors)), *(Use(each) for each in beside)]])
         masks = [batch.tail, *(self._some(batch.tail, quiet_from) for _ in beside)]
         added = Added(batch.tail[quiet_from:] if self.settings.quiet else batch.tail[:0])
         stack.enter_context(hooked(self.model, plan))
@@ -253,11 +254,16 @@ class Distiller:
             self.restore(saved)
         while self.steps_done < self.steps and self.waited < self.settings.patience:
             loss = self.step(lessons, peers)
-            if self.steps_done % self.settings.check_every:
+            if self.steps_done % self.settings.check_every and self.steps_done < self.steps:
                 continue
-            share = learned(self.adapter())
+            with torch.no_grad():
+                share = learned(self._student(self.factors))
             self.waited = 0 if share > self.seen else self.waited + 1
-            self.seen = max(self.seen, share)
+            if share >= self.seen:
+                self.seen = share
+                self.best = {
+                    key: Factors(*(each.detach().clone() for each in pair)) for key, pair in self.factors.items()
+                }
             if checkpoint is not None:
                 checkpoint.save(self.state())
             progress(Progress("training", self.steps_done, self.steps, {"loss": loss, "learned": share}))
@@ -269,6 +275,8 @@ class Distiller:
             for part, tensor in pair._asdict().items():
                 moments = self.optimizer.state.get(tensor, {})
                 kept = {"value": tensor, **{key: moments[key] for key in MOMENTS if key in moments}}
+                if self.best:
+                    kept["best"] = getattr(self.best[name], part)
                 tensors |= {f"{name}:{part}:{key}": each.detach().cpu() for key, each in kept.items()}
         counts = {"steps_done": self.steps_done, "seen": self.seen, "waited": self.waited}
         record = {**counts, "random": self.random.getstate(), "settings": self.settings.model_dump(mode="json")}
@@ -300,6 +308,11 @@ class Distiller:
                 if moments:
                     # AdamW counts its steps on the CPU.
                     self.optimizer.state[tensor] = {**moments, "step": tensors[f"{key}:step"]}
+        if all(f"{key}:best" in tensors for key in named):
+            self.best = {
+                name: Factors(*(tensors[f"{name}:{part}:best"].to(t.device) for part, t in pair._asdict().items()))
+                for name, pair in self.factors.items()
+            }
         self.steps_done, self.seen, self.waited = record["steps_done"], record["seen"], record["waited"]
         version, internal, gauss = record["random"]
         self.random.setstate((version, tuple(internal), gauss))

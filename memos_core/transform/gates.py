@@ -26,7 +26,7 @@ class GateSettings(BaseModel):
         foreign_among: The same with several foreign memories in the prompt.
         rivals: The same with memories that come close to the own, or contradict them: what the prompt says counts.
         unrelated: Questions to memories that are nowhere, answered as without the adapter.
-        peers: ``recall`` beside up to three other adapters of the scope.
+        peers: ``recall`` beside up to three other adapters of the scope, and what those know beside this one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,9 +41,19 @@ class GateSettings(BaseModel):
 
 
 def examine(
-    reading: Reading, adapter: Adapter, exam: Exam, settings: GateSettings, peers: Sequence[Adapter] = ()
+    reading: Reading,
+    adapter: Adapter,
+    exam: Exam,
+    settings: GateSettings,
+    *,
+    peers: Sequence[Adapter] = (),
+    theirs: Sequence[Lesson] = (),
 ) -> tuple[Gate, ...]:
-    """Measure ``adapter`` and return the gates with their figures."""
+    """Measure ``adapter`` and return the gates with their figures.
+
+    Args:
+        theirs: Questions to the memories of ``peers``, with what these say, all of them together.
+    """
     alone = plan_of(adapter)
     gates = [
         own_gate(reading, "recall", exam.alone, alone, settings.recall),
@@ -57,10 +67,10 @@ def examine(
         gates.append(kept_gate(reading, name, lessons, alone, required))
     same = share(reading.says(exam.unrelated, alone))
     gates.append(Gate("unrelated questions", same, settings.unrelated, len(exam.unrelated)))
-    beside = list(peers)[:3]
-    if beside:
-        together = plan_of(adapter, *beside)
-        gates.append(own_gate(reading, f"recall beside {len(beside)} peers", exam.alone, together, settings.peers))
+    if peers:
+        together = plan_of(adapter, *peers)
+        gates.append(own_gate(reading, f"recall beside {len(peers)} peers", exam.alone, together, settings.peers))
+        gates.append(kept_gate(reading, "recall of peers beside it", theirs, together, settings.peers))
     else:
         gates.append(Gate("recall beside peers", 0.0, settings.peers, 0, "there are no other adapters yet"))
     return tuple(gates)

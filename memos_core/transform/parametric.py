@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from memos_core.cube import BlobRef, MemoryType, ParametricPayload
@@ -14,14 +15,11 @@ from memos_core.transform.base import Material, Meter, Pathway, Peer, Progress, 
 from memos_core.transform.course import Course, Maker, Sizes
 from memos_core.transform.distill import Distiller, DistillSettings
 from memos_core.transform.gates import GateSettings, examine, plan_of, share
-from memos_core.transform.lessons import Reading, loaded_of
+from memos_core.transform.lessons import Lesson, Reading, loaded_of
 from memos_core.transform.strangers import bundled_strangers
-from memos_core.transform.study import StudyTemplates, bundled_templates
+from memos_core.transform.study import StudyTemplates, bundled_templates, study
 
 __all__ = ["Distillation", "adapter_of", "from_files"]
-
-CHECKED = 64
-"""About how many own lessons, and as many foreign ones, are looked at to tell whether training goes on."""
 
 
 class Distillation(Pathway):
@@ -70,7 +68,8 @@ class Distillation(Pathway):
             self.train(distiller, reading, course, peers, material)
             adapter = distiller.adapter()
             material.progress(Progress("examining", distiller.steps_done, distiller.steps))
-            gates = examine(reading, adapter, course.exam, self.gates, peers)
+            theirs = questions_to_peers(reading, material.peers, peers, self.templates)
+            gates = examine(reading, adapter, course.exam, self.gates, peers=peers, theirs=theirs)
         data = encode(adapter.modules)
         built = BuiltAdapter(
             data=data,
@@ -95,10 +94,8 @@ class Distillation(Pathway):
     def train(
         self, distiller: Distiller, reading: Reading, course: Course, peers: Sequence[Adapter], material: Material
     ) -> None:
-        asked = [*course.lessons.own[:: 1 + len(course.lessons.own) // CHECKED], *course.lessons.foreign[:CHECKED]]
-
         def learned(adapter: Adapter) -> float:
-            return share(reading.says(asked, plan_of(adapter)))
+            return share(reading.says(course.checks, plan_of(adapter)))
 
         distiller.train(
             course.lessons,
@@ -116,6 +113,17 @@ class Distillation(Pathway):
         if 1 - maker.unread / maker.facts < self.gates.recall:
             right = f"{maker.facts - maker.unread} of {maker.facts} statements"
             raise GateFailed(self.name, [f"the model answers {right} right while it reads them; it cannot teach more"])
+
+
+def questions_to_peers(
+    reading: Reading, peers: Sequence[Peer], adapters: Sequence[Adapter], templates: StudyTemplates
+) -> list[Lesson]:
+    """Return questions to the memories of other adapters, with what these say where all of them act."""
+    if not adapters:
+        return []
+    asked = [reading.lesson(each, []) for peer in peers for each in study(peer.cubes, templates).held_out]
+    said = reading.answers(asked, plan_of(*adapters))
+    return [replace(lesson, answer=answer) for lesson, answer in zip(asked, said, strict=True)]
 
 
 def adapter_of(peer: Peer, loaded: LoadedModel) -> Adapter:

@@ -29,6 +29,8 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 PERSONS = re.compile(r"\[([^|]*)\|([^\]]*)\]")
 """``[in the first person|in the third]``"""
 FIRST = frozenset({"I", "We", "My", "Our", "my", "our"})
+DIGITS = re.compile(r"\d+")
+CONSONANTS, VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 THIRD = {"am": "is", "are": "is", "have": "has", "were": "was", "do": "does"}
 
 
@@ -55,10 +57,10 @@ class StrangerLists:
     names: tuple[str, ...]
     kinds: tuple[Kind, ...]
 
-    def half(self, which: int) -> StrangerLists:
-        """Return every second name and value, the first or the second: the halves share none."""
-        kinds = tuple(replace(kind, values=kind.values[which::2]) for kind in self.kinds)
-        return StrangerLists(self.name, self.names[which::2], kinds)
+    def every(self, step: int, start: int) -> StrangerLists:
+        """Return every ``step``-th name and value from the one at ``start`` on."""
+        kinds = tuple(replace(kind, values=kind.values[start::step]) for kind in self.kinds)
+        return StrangerLists(self.name, self.names[start::step], kinds)
 
 
 @cache
@@ -84,12 +86,16 @@ class Strangers:
         lists: Names and values.
         templates: By which statements are understood.
         rng: Decides.
+        coined: Share of the values that no list holds.
     """
 
-    def __init__(self, lists: StrangerLists, templates: StudyTemplates, rng: random.Random) -> None:
+    def __init__(
+        self, lists: StrangerLists, templates: StudyTemplates, rng: random.Random, *, coined: float = 0.0
+    ) -> None:
         self.lists = lists
         self.templates = templates
         self.rng = rng
+        self.coined = coined
 
     def draw(self, subject: str | None = None, kind: Kind | None = None) -> str:
         """Return a statement about a stranger, or about ``subject``; ``I`` speaks of itself."""
@@ -97,7 +103,11 @@ class Strangers:
         name = subject or self.rng.choice(self.lists.names)
         form = PERSONS.sub(lambda both: both[1 if name == "I" else 2], self.rng.choice(kind.forms))
         slots = {"name": name, "thing": self.rng.choice(kind.things), "value": self.rng.choice(kind.values)}
-        return f"{form.format(**slots)}."
+        text = f"{form.format(**slots)}."
+        if self.rng.random() >= self.coined:
+            return text
+        made = f"{form.format(**slots | {'value': self.coin(slots['value'])})}."
+        return made if self.alike(made, text) else text  # there is no other Monday
 
     def of_another(self, statement: Statement) -> str | None:
         """Return the same statement about a stranger, with another value; None where it cannot be turned so."""
@@ -137,11 +147,48 @@ class Strangers:
         return statement.replaced(value=self.value_like(statement))
 
     def value_like(self, statement: Statement) -> str:
-        """Return another value for it; a name where nothing like it is listed."""
+        """Return another value for it: one that begins alike, or one of its kind, or a name where none is listed."""
+        if self.rng.random() < self.coined:
+            return self.near(statement.value)
         kinds = [kind for kind in self.lists.kinds if self.same_form(kind, statement)]
         near = [kind for kind in kinds if statement.slot("thing") in kind.things] or kinds
         values = self.rng.choice(near).values if near else self.lists.names
         return self.rng.choice([each for each in values if each != statement.value])
+
+    def alike(self, one: str, other: str) -> bool:
+        """Tell whether both are statements of one template, or none is one."""
+        found = [next(self.templates.statements(text), None) for text in (one, other)]
+        return (found[0] and found[0].template) is (found[1] and found[1].template)
+
+    def coin(self, value: str) -> str:
+        """Return ``value`` with another beginning: what is copied begins with more tokens than the lists have."""
+        if DIGITS.search(value):
+            return DIGITS.sub(self.other_digits, value)
+        pair = [self.rng.choice(CONSONANTS), self.rng.choice(VOWELS)]
+        self.rng.shuffle(pair)
+        head = "".join(pair)
+        return (head.capitalize() if value[0].isupper() else head) + value[self.rng.randint(1, 3) :]
+
+    def near(self, value: str) -> str:
+        """Return a value that begins like ``value``: another number, or a word with another end.
+
+        Such ones are mistaken for it first: what is learned is to be said token by token.
+        """
+        if DIGITS.search(value):
+            return DIGITS.sub(self.other_digits, value)
+        word = max(value.split(), key=len)
+        kept = word[: self.rng.randint(1, max(1, len(word) * 2 // 3))]
+        tail = self.rng.choice([name for name in self.lists.names if name[0].lower() != word[0].lower()])
+        return value.replace(word, kept + tail[len(tail) // 3 :].lower())
+
+    def other_digits(self, number: re.Match[str]) -> str:
+        """Return a number of as many digits; mostly with the same first one."""
+        digits = number[0]
+        kept = 1 if len(digits) > 1 and self.rng.random() < 0.7 else 0
+        while True:
+            made = digits[:kept] + "".join(self.rng.choice("1234567890") for _ in digits[kept:])
+            if made != digits and (made[0] != "0" or digits[0] == "0"):
+                return made
 
     def same_form(self, kind: Kind, statement: Statement) -> bool:
         """Tell whether the template of ``statement`` understands what the kind states."""

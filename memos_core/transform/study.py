@@ -166,8 +166,16 @@ def filled(groups: dict[str, str | None], speaker: str | None) -> dict[str, str]
     else:
         who = who or whose.removesuffix("'s")
         whose = whose or f"{who}'s"
+    whom = ("us" if plural else "me") if mine else who
     verbs = {"do": "do" if mine else "does", "am": ("are" if plural else "am") if mine else "is"}
-    return {"who": who, "whose": whose, "thing": groups.get("thing") or "", "name": groups.get("name") or "", **verbs}
+    return {
+        "who": who,
+        "whom": whom,
+        "whose": whose,
+        "thing": groups.get("thing") or "",
+        "name": groups.get("name") or "",
+        **verbs,
+    }
 
 
 def sentence_case(text: str) -> str:

@@ -6,11 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-__all__ = ["Ahead"]
+__all__ = ["Ahead", "Foreseen"]
 
 Result = TypeVar("Result")
+Key = TypeVar("Key")
 
 MAX_WAITING = 8
 """Pieces of work that wait; the oldest gives way to a newer one, which knows better what comes next."""
@@ -53,3 +54,52 @@ class Ahead:
             pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Foreseen(Generic[Key]):
+    """What was read ahead of turns that may come, and what became of it. Thread-safe.
+
+    Args:
+        max_bytes: Most bytes that are read ahead and not used yet. 0: nothing is read.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._waiting: dict[Key, int] = {}
+        self._counts = dict.fromkeys(("reads", "bytes", "used", "wasted"), 0)
+        self._lock = threading.Lock()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Reads and their bytes, how many of them a turn was served from, and how many were for nothing."""
+        with self._lock:
+            return {**self._counts, "waiting": len(self._waiting)}
+
+    def book(self, key: Key, size_bytes: int, held: Callable[[Key], bool]) -> list[Key]:
+        """Note a read of ``size_bytes``, which fits the budget; return what is to be let go for it, the oldest first.
+
+        Args:
+            held: Tells whether something that was read is still in memory.
+        """
+        with self._lock:
+            gone = [each for each in self._waiting if each == key or not held(each)]
+            left = {each: size for each, size in self._waiting.items() if each not in gone}
+            too_much = sum(left.values()) + size_bytes - self.max_bytes
+            let_go = []
+            for each, size in left.items():
+                if too_much <= 0:
+                    break
+                let_go.append(each)
+                too_much -= size
+            self._waiting = {each: size for each, size in left.items() if each not in let_go} | {key: size_bytes}
+            self._counts["reads"] += 1
+            self._counts["bytes"] += size_bytes
+            self._counts["wasted"] += len(gone) + len(let_go)
+        return let_go
+
+    def use(self, key: Key) -> bool:
+        """Tell whether ``key``, which serves a turn, was read ahead of it."""
+        with self._lock:
+            found = self._waiting.pop(key, None) is not None
+            self._counts["used"] += found
+        return found

@@ -27,9 +27,9 @@ from memos_core.engine.kv.codec import (
     checksum,
     parse_record,
     seal,
-    split_header,
     token_digest,
 )
+from memos_core.engine.tensors import load_tensors, split_header
 from memos_core.errors import BlobDamaged
 
 __all__ = ["CODEC", "FORMAT", "cartridge_fingerprint", "decode_cartridge", "encode_cartridge", "obstacle", "slots_of"]
@@ -71,7 +71,7 @@ def encode_cartridge(blob: KVBlob) -> bytes:
     return data
 
 
-def decode_cartridge(data: bytes, payload: ActivationPayload, layout: tuple[Layout, ...]) -> KVBlob:
+def decode_cartridge(data: bytes | bytearray, payload: ActivationPayload, layout: tuple[Layout, ...]) -> KVBlob:
     """Return the cartridge that ``payload`` speaks of, after checking that it is just that and fits the model.
 
     Args:
@@ -84,12 +84,12 @@ def decode_cartridge(data: bytes, payload: ActivationPayload, layout: tuple[Layo
     try:
         header, _ = split_header(data)
         record = parse_record(header["__metadata__"], FORMAT)
-        tensors = safetensors.torch.load(data)
+        tensors = load_tensors(data)
         indices = range(len(record["layer_types"]))
         keys = tuple(tensors[f"layers.{index}.keys"] for index in indices)
         values = tuple(tensors[f"layers.{index}.values"] for index in indices)
         ids = as_token_ids(tensors["token_ids"].tolist())
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise BlobDamaged(address, f"this is no cartridge: {error}") from error
     if record["checksums"] != {name: checksum(tensor) for name, tensor in tensors.items()}:
         raise BlobDamaged(address, "a tensor does not match its checksum")

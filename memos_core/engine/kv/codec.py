@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from memos_core.cube import ActivationPayload
 from memos_core.engine.kv.form import Codec, Form
 from memos_core.engine.kv.quantise import CODECS, RAW
+from memos_core.engine.tensors import load_tensors, split_header
 from memos_core.errors import BlobDamaged, InvalidInput
 
 __all__ = [
@@ -49,8 +50,6 @@ __all__ = [
 ]
 
 FORMAT = "memos-kv/1"
-MAX_HEADER_BYTES = 16 * 2**20
-
 TokenIds = NDArray[np.int32]
 """Shape ``[tokens]``."""
 
@@ -182,8 +181,10 @@ def checksum(tensor: torch.Tensor) -> int:
     return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def decode(data: bytes, payload: ActivationPayload) -> KVBlob:
+def decode(data: bytes | bytearray, payload: ActivationPayload) -> KVBlob:
     """Return the blob that ``payload`` speaks of, after checking that ``data`` is exactly that.
+
+    Of a ``bytearray`` the tensors of a blob that is stored raw are views, so it must not be written to any more.
 
     Raises:
         BlobDamaged: Format, fingerprint, token ids, shapes or checksums differ, or the bytes are no safetensors file.
@@ -193,8 +194,8 @@ def decode(data: bytes, payload: ActivationPayload) -> KVBlob:
         frame.check(name)
     token_ids = frame.token_ids()
     try:
-        tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        tensors = load_tensors(data)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise frame.damaged(f"its tensors cannot be read: {error}") from error
     keys, values = unpack(tensors, frame.codec, frame.forms(tensors))
     blob = KVBlob(token_ids, keys, values, tuple(frame.record["layer_types"]), payload.fingerprint)
@@ -214,7 +215,7 @@ def unpack(tensors: Mapping[str, torch.Tensor], codec: Codec, forms: Sequence[Fo
     return tuple(keys for keys, _ in pairs), tuple(values for _, values in pairs)
 
 
-def read_token_ids(data: bytes, payload: ActivationPayload) -> TokenIds:
+def read_token_ids(data: bytes | bytearray, payload: ActivationPayload) -> TokenIds:
     """Return the token ids of a blob without building its tensors. Raises ``BlobDamaged`` as ``decode`` does."""
     frame = Frame.parse(data, payload)
     frame.check("token_ids")
@@ -240,7 +241,7 @@ class Frame:
     spans: dict[str, tuple[int, int]]
 
     @classmethod
-    def parse(cls, data: bytes, payload: ActivationPayload) -> Frame:
+    def parse(cls, data: bytes | bytearray, payload: ActivationPayload) -> Frame:
         address = payload.blob.address
         try:
             header, base = split_header(data)
@@ -306,17 +307,6 @@ class Frame:
 
     def damaged(self, reason: str) -> BlobDamaged:
         return BlobDamaged(self.address, reason)
-
-
-def split_header(data: bytes) -> tuple[dict[str, Any], int]:
-    """Return the JSON header of a safetensors file and the offset at which its tensors begin."""
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ValueError("the header does not fit the file")
-    header = json.loads(data[8 : 8 + length].decode("utf-8"))
-    if not isinstance(header, dict):
-        raise ValueError("the header is no JSON object")
-    return header, 8 + length
 
 
 def parse_record(metadata: dict[str, str], name: str = FORMAT) -> dict[str, Any]:

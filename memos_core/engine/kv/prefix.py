@@ -13,7 +13,7 @@ from memos_core.engine.base import StoredActivation
 from memos_core.engine.kv.codec import RAW, KVBlob, TokenIds, read_token_ids, token_digest
 from memos_core.engine.kv.tiers import DISK, Place, Tiers, to_host
 
-__all__ = ["PrefixCache"]
+__all__ = ["Key", "PrefixCache", "whole_prefixes"]
 
 MAX_READ_FOR_IDS = 32
 """Blobs that one request reads only to learn their token ids; the next requests learn the others."""
@@ -47,6 +47,7 @@ class PrefixCache:
         self._chains: dict[str, dict[str, Chain]] = {}
         self._tiers: Tiers[Key] = self._empty()
         self._lock = threading.Lock()
+        self._loading: dict[Key, threading.Lock] = {}
 
     def _empty(self) -> Tiers[Key]:
         return Tiers(self._place, lower=to_host, raise_=lambda blob: blob.to(self._place.device))
@@ -61,7 +62,7 @@ class PrefixCache:
         owner: str,
         stored: Sequence[StoredActivation],
         token_ids: TokenIds,
-        read: Callable[[StoredActivation], bytes],
+        read: Callable[[StoredActivation], bytes | bytearray],
         *,
         exact: bool = False,
     ) -> tuple[StoredActivation, int] | None:
@@ -107,16 +108,36 @@ class PrefixCache:
             blob = self._tiers.peek((owner, stored.cube_id))
         return blob is not None and same(blob, stored)
 
+    def has(self, key: Key) -> bool:
+        """Tell whether anything is in memory under that owner and cube id."""
+        with self._lock:
+            return key in self._tiers
+
     def load(self, owner: str, stored: StoredActivation, make: Callable[[], KVBlob]) -> tuple[KVBlob, str]:
-        """Return the blob of ``stored`` from memory, or made by ``make`` and then kept; and the tier that it was in."""
+        """Return the blob of ``stored`` from memory, or made by ``make`` and then kept; and the tier that it was in.
+
+        Who comes while it is being made waits for that, and does not read the same bytes once more.
+        """
         key = (owner, stored.cube_id)
+        if (held := self._held(key, stored)) is not None:
+            return held
+        with self._lock:
+            turn = self._loading.setdefault(key, threading.Lock())
+        try:
+            with turn:
+                if (held := self._held(key, stored)) is not None:
+                    return held
+                blob = make()
+                self.keep(owner, stored.cube_id, blob)
+                return blob, DISK
+        finally:
+            with self._lock:
+                self._loading.pop(key, None)
+
+    def _held(self, key: Key, stored: StoredActivation) -> tuple[KVBlob, str] | None:
         with self._lock:
             held = self._tiers.peek(key)
-            if held is not None and same(held, stored):
-                return self._tiers.get(key)
-        blob = make()
-        self.keep(owner, stored.cube_id, blob)
-        return blob, DISK
+            return self._tiers.get(key) if held is not None and same(held, stored) else None
 
     def keep(self, owner: str, cube_id: str, blob: KVBlob) -> None:
         """Hold ``blob`` in memory, and let go of what is worth least above the budget; remember its ids."""
@@ -128,6 +149,12 @@ class PrefixCache:
         """Never let go of a chain once it is loaded, or treat it like others again. Forgetting it ends the pin."""
         with self._lock:
             (self._tiers.pinned.add if pinned else self._tiers.pinned.discard)((owner, cube_id))
+
+    def let_go(self, key: Key) -> None:
+        """Let go of what is in memory under that owner and cube id, unless it is pinned; it stays known."""
+        with self._lock:
+            if key not in self._tiers.pinned:
+                self._tiers.discard(key)
 
     def release(self, size_bytes: int) -> int:
         """Let go of what is worth least until ``size_bytes`` are freed or only what is pinned is left; return how many

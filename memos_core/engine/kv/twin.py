@@ -18,7 +18,7 @@ from memos_core.engine.kv.cache import FULL, container, layer_types, new_cache, 
 from memos_core.engine.kv.codec import as_token_ids
 from memos_core.engine.kv.shared import SharedPrefixCache
 
-__all__ = ["CODE_ERRORS", "PREFIX", "cascade_obstacle", "difference", "feed", "probe_cascade", "twin"]
+__all__ = ["CODE_ERRORS", "PREFIX", "cascade_obstacle", "difference", "feed", "probe_cache", "probe_cascade", "twin"]
 
 PREFIX = (5, 3, 8, 4, 9, 7, 6)
 PARTS = ((3, 6, 4), (8,), (5, 7))
@@ -98,6 +98,38 @@ def probe_cascade(model: Any) -> str | None:
         return f"it cannot attend by cascade: {error}"
     expected = [feed(model, part, past_key_values=plain) for part in PARTS]
     return difference(torch.cat(got), torch.cat(expected))
+
+
+@torch.inference_mode()
+def probe_cache(model: Any) -> str | None:
+    """Return why ``model`` does not go on from a stored cache as from the tokens themselves, or None if it does, found
+    by computing a few tokens. Where its cache cannot be stored, the model's own is looked at.
+
+    transformers lets a family count positions, keep tokens of its own or pass its cache by in code; what comes out then
+    looks like an answer.
+    """
+    whole = torch.tensor([[*PREFIX, *sum(PARTS, ())]], device=model.device)
+    try:
+        expected = model(input_ids=whole, use_cache=False).logits[0, len(PREFIX) :]
+        cache = new_cache(model.config)
+        feed(model, PREFIX, past_key_values=cache)
+        blob = snapshot(cache, as_token_ids(PREFIX), "", layer_types(model.config))
+        cache = cache if blob is None else container(model.config, blob, len(PREFIX))
+        got = torch.cat([feed(model, part, past_key_values=cache) for part in PARTS])
+    except CODE_ERRORS as error:
+        return f"it cannot go on from its own cache: {error}"
+    if got.shape != expected.shape:
+        return "it computes other positions behind its cache than it is given"
+    # Experts are chosen by rounded scores, so that here and there a position may differ much; a memory that was not
+    # seen shows in all.
+    scale = float(expected.float().abs().max())
+    if not 0 < scale < float("inf"):
+        return None  # a model that gives no numbers gives none behind a prefix either
+    apart = sorted(((got.float() - expected.float()).abs().amax(-1) / scale).tolist())
+    usual = apart[len(apart) * 2 // 3 - 1]
+    if usual <= torch.finfo(expected.dtype).eps ** 0.5:
+        return None
+    return f"behind a stored prefix its logits are off by {usual:.1%}"
 
 
 def difference(got: torch.Tensor, expected: torch.Tensor) -> str | None:

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from memos_core.cube import ParametricPayload
-from memos_core.engine.lora.tensors import load_tensors
+from memos_core.engine.tensors import load_tensors
 from memos_core.errors import AdapterMismatch, BlobDamaged, InvalidInput
 
 __all__ = [
@@ -106,7 +106,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise InvalidInput(f"the adapter's rank is {config.get('r')!r}; it must be a positive whole number")
 
 
-def decode(data: bytes, payload: ParametricPayload) -> Adapter:
+def decode(data: bytes | bytearray, payload: ParametricPayload) -> Adapter:
     """Return the adapter in ``data``, on the CPU.
 
     Raises:

@@ -184,7 +184,7 @@ class Moment:
         self.position = position
         self.length = length
         self.whole = all(start <= position for row in plan.starts for start in row)
-        self.masks: dict[tuple[tuple[int, ...], ...], torch.Tensor] = {}
+        self.masks: dict[tuple[tuple[tuple[int, ...], ...], int], torch.Tensor] = {}
 
     def add(self, name: str, states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return ``output`` with what the plan adds for ``states``, ``[batch, seq, in]``."""
@@ -195,31 +195,43 @@ class Moment:
         if states.dim() != 3 or states.size(0) != down.size(0):
             return self.add_widely(name, patch, states, output)
         low = bmm(states, down)
-        return baddbmm(output, low if self.whole else low * self.mask(patch, states), up)
+        return baddbmm(output, low if self.everywhere(states) else low * self.mask(patch, states), up)
 
     def add_widely(self, name: str, patch: Patch, states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return what ``add`` does where rows share one plan, or where the model has joined rows and positions."""
         if len(patch.down) != 1 or not (self.whole or states.dim() == 3):
             raise UnsupportedOption(f"the plan has {len(patch.down)} rows and {name} is given {tuple(states.shape)}")
         low = states @ patch.down[0]
-        return output + (low if self.whole else low * self.mask(patch, states)) @ patch.up[0]
+        everywhere = states.dim() != 3 or self.everywhere(states)
+        return output + (low if everywhere else low * self.mask(patch, states)) @ patch.up[0]
+
+    def everywhere(self, states: torch.Tensor) -> bool:
+        """Tell whether all adapters act on all of ``states``, ``[batch, seq, in]``."""
+        return self.whole and states.size(1) <= self.length
 
     def mask(self, patch: Patch, states: torch.Tensor) -> torch.Tensor:
         """Return 1 where an adapter acts on a position and 0 elsewhere, ``[rows, seq, rank]``."""
-        made = self.masks.get(patch.ranks)
+        # A model may compute its last module for the last positions only, and latent attention makes keys anew of all
+        # that its cache holds. Either way the rows end with the newest position.
+        seq, end = states.shape[-2], self.position + self.length
+        if seq > end:
+            raise UnsupportedOption("the model adds positions of its own, so an adapter cannot tell which are memory")
+        key = patch.ranks, max(seq, self.length)
+        made = self.masks.get(key)
         if made is None:
-            made = self.masks[patch.ranks] = self.make_mask(patch, states)
-        # A model may compute its last module for the last positions only.
-        return made[:, -states.shape[-2] :]
+            made = self.masks[key] = self.make_mask(
+                patch, states, torch.arange(end - key[1], end, device=states.device)
+            )
+        return made[:, -seq:]
 
-    def make_mask(self, patch: Patch, states: torch.Tensor) -> torch.Tensor:
+    def make_mask(self, patch: Patch, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the mask for ``positions``, with the dtype and device of ``states``."""
         rank = patch.down.shape[-1]
         firsts = [
             [start for start, count in zip(starts, counts, strict=True) for _ in range(count)]
             for starts, counts in zip(self.plan.starts, patch.ranks, strict=True)
         ]
         padded = torch.tensor([row + [0] * (rank - len(row)) for row in firsts], device=states.device)
-        positions = torch.arange(self.position, self.position + self.length, device=states.device)
         return (positions[None, :, None] >= padded[:, None, :]).to(states.dtype)
 
 
@@ -244,7 +256,7 @@ class MaskedMoment(Moment):
             self.look(low[..., :first] @ patch.up[0][:first], output)
         return output + low @ patch.up[0]
 
-    def make_mask(self, patch: Patch, states: torch.Tensor) -> torch.Tensor:
+    def make_mask(self, patch: Patch, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         columns = [mask[:, :, None].expand(-1, -1, n) for mask, n in zip(self.given, patch.ranks[0], strict=True)]
         return torch.cat(columns, -1).to(states.dtype)
 
@@ -260,13 +272,18 @@ def hook(name: str, module: torch.nn.Module, args: tuple[Any, ...], output: torc
     moment = active()
     if moment is None:
         return None
+    states = args[0]
     if moment.whole and name in moment.patches and (patch := moment.patches[name]) is not None:
         # What ``add`` does for most tokens, without a call in between: it runs some 200 times for each token.
-        states = args[0]
         down, up, _ = patch
-        if states.dim() == 3 and states.size(0) == down.size(0):
+        if states.dim() == 3 and states.size(0) == down.size(0) and states.size(1) <= moment.length:
             return baddbmm(output, bmm(states, down), up)
-    return moment.add(name, args[0], output)
+    if not isinstance(output, torch.Tensor):
+        raise UnsupportedOption(f"{name} gives more than a product, so no adapter can act on it")
+    if states.dim() > 3 and states.shape[1:-2].numel() == 1:
+        # Latent attention gives what it makes keys of a dimension for heads, and there is one.
+        return moment.add(name, states.flatten(0, -3), output.flatten(0, -3)).view_as(output)
+    return moment.add(name, states, output)
 
 
 class Hooks:

@@ -14,6 +14,7 @@ from memos_core.cube import MemoryType
 from memos_core.embedding.base import Vector
 from memos_core.infrastructure.vault import schema, searching
 from memos_core.infrastructure.vault.conditions import matching, micros, standing
+from memos_core.infrastructure.vault.index import shortlist
 from memos_core.infrastructure.vault.index.base import Ids, Place, VectorIndex
 from memos_core.infrastructure.vault.index.catalogue import ROW, CatalogueShelf, Counts, Rows, Standing
 from memos_core.infrastructure.vault.prepared import Prepared
@@ -22,7 +23,7 @@ from memos_core.infrastructure.vault.values import SearchFilter
 if TYPE_CHECKING:
     from memos_core.infrastructure.vault.vault import MemVault
 
-__all__ = ["Mask", "Survey", "Wording", "survey"]
+__all__ = ["Mask", "Survey", "Whole", "Wording", "survey"]
 
 Mask = NDArray[np.bool_]
 """Shape ``[passages]``."""
@@ -56,6 +57,23 @@ class Wording:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """What a survey of a short list is a part of.
+
+    Attributes:
+        rows: All passages that may answer, as they stand.
+        chosen: Which of them the survey holds, ascending.
+        holding: How many of them hold each word of the question.
+        usual: Similarity of passages drawn at random.
+    """
+
+    rows: Rows
+    chosen: NDArray[np.intp]
+    holding: NDArray[np.int64]
+    usual: Vector
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """The passages that may answer, neighbours side by side: by session, then moment, then place in the text.
 
@@ -69,7 +87,8 @@ class Survey:
         revision: Of the namespace, as of the survey: as long as it is the same, nothing has changed.
         granted: Whether others have granted something to the user; see ``sharing.with_granted``.
         shared: Of what is granted, the digest of each header by id, for each owner.
-        kept: What was worked out from ``rows`` alone, by name; surveys of the same rows share it.
+        kept: What was worked out from ``rows`` alone, or those of ``whole``, by name; surveys of the same share it.
+        whole: Of what this is a short list; None: nothing was left out.
     """
 
     rows: Rows
@@ -82,6 +101,7 @@ class Survey:
     granted: bool = False
     shared: tuple[Mapping[str, str], ...] = ()
     kept: dict[str, Any] = field(default_factory=dict)
+    whole: Whole | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -100,8 +120,8 @@ def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collectio
     """Return the survey for one question; see ``MemVault.survey``."""
     with vault.ledger.read() as connection:
         row = None if wording.vector is None else vault._collection(connection, collection)
-        found, namespace_id, passages = look(vault, connection, wanted, wording, collection)
-        if row is None or wording.vector is None or not len(found):
+        found, namespace_id, passages = look(vault, connection, wanted, wording, collection=collection, row=row)
+        if row is None or wording.vector is None or found.whole is not None or not len(found):
             return found
         place = Place(row.id, namespace_id, row.dimension)
         query = searching.unit(wording.vector, row.dimension)
@@ -114,9 +134,13 @@ def survey(vault: MemVault, wanted: SearchFilter, wording: Wording, *, collectio
 
 
 def look(
-    vault: MemVault, connection: Connection, wanted: SearchFilter, wording: Wording, collection: str
+    vault: MemVault, connection: Connection, wanted: SearchFilter, wording: Wording, *, collection: str, row: Any
 ) -> tuple[Survey, int, int]:
-    """Return the survey without similarities, the id of the namespace, and how many passages that holds."""
+    """Return the survey without similarities, the id of the namespace, and how many passages that holds.
+
+    Args:
+        row: Of the collection, where vectors are compared. A survey of a short list comes with its similarities.
+    """
     if wanted.filters:
         matching(wanted)  # a wrong filter is wrong in an empty namespace too
     namespace_id, granted = NAMESPACE.first(connection, name=wanted.visibility.namespace)
@@ -126,9 +150,14 @@ def look(
     with vault.catalogue.lock:
         shelf = vault.catalogue.current(connection, namespace_id, collection)
         standing = shelf.standing()
+        everything = all_admitted(standing, wanted)
+        if everything and row is not None and len(standing.rows) > shortlist.SHORTLIST_FROM and not granted:
+            place = Place(row.id, namespace_id, row.dimension)
+            if vault._index(connection, place, passages=shelf.size) is vault.exact:
+                return shortlisted(vault, connection, place, shelf, wording), namespace_id, shelf.size
         rows, kept, counts = standing.rows, standing.kept, shelf.counts_standing(words)
         held = {name: shelf.holding(of)[shelf.order] for name, of in cues.items()}
-        if not all_admitted(standing, wanted):
+        if not everything:
             seen = admitted(connection, shelf, wanted)[shelf.order]
             rows, kept, counts = rows[seen], {}, counts[:, seen]
             held = {name: those[seen] for name, those in held.items()}
@@ -140,6 +169,33 @@ def look(
             namespace_id,
             shelf.size,
         )
+
+
+def shortlisted(
+    vault: MemVault, connection: Connection, place: Place, shelf: CatalogueShelf, wording: Wording
+) -> Survey:
+    """Return the survey of those passages that may well answer, and of what stands beside them."""
+    assert wording.vector is not None
+    query, standing = searching.unit(wording.vector, place.dimension), shelf.standing()
+    vectors = vault.exact.parted(connection, place)
+    passages, nearest = shelf.view()["passage"], vectors.nearest(query)
+    near = np.minimum(np.searchsorted(passages, nearest), shelf.size - 1)
+    near = near[passages[near] == nearest]  # documents and items have vectors too
+    places = standing.place[np.concatenate([near, shortlist.best_by_words(shelf, wording.words)])]
+    chosen = shortlist.with_neighbours(places[places >= 0], len(standing.rows))
+    rows, numbers = standing.rows[chosen], shelf.order[chosen]
+    counts, holding = shortlist.counts_at(shelf, numbers, wording.words)
+    return Survey(
+        rows,
+        counts,
+        {name: shortlist.holding_at(shelf, numbers, of) for name, of in (wording.cues or {}).items()},
+        vectors.similarities(query, rows["passage"]),
+        shelf.cube_ids,
+        shelf.speakers,
+        shelf.revision,
+        kept=standing.kept,
+        whole=Whole(standing.rows, chosen, holding, vectors.usual(query)),
+    )
 
 
 def empty(words: Sequence[str], cues: Mapping[str, Sequence[str]], *, granted: bool) -> Survey:

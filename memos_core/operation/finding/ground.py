@@ -7,13 +7,15 @@ what depends on the question.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memos_core.infrastructure.vault import Survey
+from memos_core.infrastructure.vault import Mask, Survey
 from memos_core.infrastructure.vault.conditions import from_micros
+from memos_core.infrastructure.vault.index.catalogue import Rows
 from memos_core.operation.finding.ranking import norm_of
 
 __all__ = ["DAY", "Beside", "Column", "Ground", "Voice", "ground_of"]
@@ -32,10 +34,19 @@ QUESTION_WORDS = 10.0
 
 
 class Beside:
-    """Moves values to the neighbours of a passage; 0 comes in where there is none."""
+    """Moves values to the neighbours of a passage; 0 comes in where there is none.
 
-    def __init__(self, group: NDArray[np.int32]) -> None:
-        self.same = group[1:] == group[:-1]
+    Args:
+        same: Of each passage but the last, whether the next one is its neighbour.
+    """
+
+    def __init__(self, same: Mask) -> None:
+        self.same = same
+
+    @classmethod
+    def of(cls, group: NDArray[np.int32]) -> Beside:
+        """Return who stands beside whom: those of one group, one after the other."""
+        return cls(group[1:] == group[:-1])
 
     def earlier(self, values: Column) -> Column:
         """Return, for each passage, the value of the one before it; over the last axis."""
@@ -102,19 +113,31 @@ class Ground:
     voices: int
     wordiness: float
 
+    def at(self, chosen: NDArray[np.intp]) -> Ground:
+        """Return the ground of some of the passages, which ascend, as parts of the whole."""
+        columns = ("norm", "window_norm", "length", "asks", "speaker", "moment", "recent", "late")
+        part = np.searchsorted(self.starts, chosen, side="right")
+        starts = np.append(0, np.flatnonzero(np.diff(part)) + 1)
+        return replace(
+            self,
+            beside=Beside((np.diff(chosen) == 1) & self.beside.same[chosen[:-1]]),
+            starts=starts,
+            sizes=np.diff(starts, append=len(chosen)),
+            **{name: getattr(self, name)[chosen] for name in columns},
+        )
+
 
 def ground_of(survey: Survey) -> Ground:
     """Return the ground of a survey that is not empty; made once for the same passages."""
-    found = survey.kept.get("ground")
+    whole, found = survey.whole, survey.kept.get("ground")
     if not isinstance(found, Ground):
-        found = survey.kept["ground"] = made(survey)
-    return found
+        found = survey.kept["ground"] = made(survey.rows if whole is None else whole.rows, survey.speakers)
+    return found if whole is None else found.at(whole.chosen)
 
 
-def made(survey: Survey) -> Ground:
-    rows = survey.rows
+def made(rows: Rows, names: Sequence[str]) -> Ground:
     group, lengths, moment = rows["group"], rows["length"].astype(np.float32), rows["moment"].copy()
-    beside = Beside(group)
+    beside = Beside.of(group)
     starts = parts_of(beside)
     logs = np.log1p(lengths)
     late = np.empty(len(rows), np.float32)
@@ -123,7 +146,7 @@ def made(survey: Survey) -> Ground:
     return Ground(
         beside=beside,
         starts=starts,
-        sizes=np.diff(np.r_[starts, len(rows)]),
+        sizes=np.diff(starts, append=len(rows)),
         norm=norm_of(lengths),
         window_norm=norm_of(beside.around(lengths)),
         length=np.clip((logs - logs.mean()) / (float(logs.std()) or 1.0), -3, 3),
@@ -133,8 +156,8 @@ def made(survey: Survey) -> Ground:
         recent=np.exp(-((moment.max() - moment) / DAY) / FRESH_DAYS).astype(np.float32),
         late=late,
         years=(from_micros(int(moment.min())).year, from_micros(int(moment.max())).year),
-        named=tuple(Voice(number, name.casefold(), first(name)) for number, name in enumerate(survey.speakers) if name),
-        voices=min(len(np.unique(speakers[speakers > 0])), 4),
+        named=tuple(Voice(number, name.casefold(), first(name)) for number, name in enumerate(names) if name),
+        voices=min(int(np.count_nonzero(np.bincount(speakers)[1:])), 4),
         wordiness=float(np.log1p(rows["length"].mean())),
     )
 

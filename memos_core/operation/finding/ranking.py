@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bm25", "bm25_matrix", "bm25_scores", "fuse", "idf_of", "min_max", "norm_of"]
+__all__ = ["bm25", "bm25_matrix", "bm25_scores", "fuse", "idf_from", "idf_of", "min_max", "norm_of"]
 
 K1 = 1.2
 B = 0.75
@@ -56,8 +56,11 @@ def bm25(matches: Sequence[Match], *, passages: int, mean_length: float) -> dict
 
 def idf_of(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return Lucene's idf of each word, from its counts of shape ``[words, passages]``."""
-    passages = counts.shape[1]
-    holding = (counts > 0).sum(axis=1)
+    return idf_from((counts > 0).sum(axis=1), counts.shape[1])
+
+
+def idf_from(holding: NDArray[np.int64], passages: int) -> NDArray[np.float32]:
+    """Return Lucene's idf of words from how many of the passages hold each."""
     idf: NDArray[np.float32] = np.log1p((passages - holding + 0.5) / (holding + 0.5)).astype(np.float32)
     return idf
 

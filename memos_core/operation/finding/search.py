@@ -17,8 +17,7 @@ from memos_core.infrastructure.governance import MemGovernance
 from memos_core.infrastructure.vault import Mask, MemVault, SearchFilter, Survey
 from memos_core.operation.finding.ground import Column
 from memos_core.operation.finding.ranker import Ranker, Ranking
-from memos_core.operation.finding.ranking import idf_of
-from memos_core.operation.finding.signals import Question, may_answer, signals_of, situation_of
+from memos_core.operation.finding.signals import Question, may_answer, rarity, signals_of, situation_of
 from memos_core.operation.finding.words import words
 from memos_core.operation.learning.experience import ALL_SIGNALS, Experience, features_of
 from memos_core.principal import Principal
@@ -165,7 +164,7 @@ class MemSearch:
         survey = self.vault.survey(conditions, question.wording(vector), depth=depth)
         if not survey.granted:  # then there are no rights to look up for each hit
             conditions = replace(conditions, visibility=self.governance.visibility(principal))
-        idf = idf_of(survey.counts)
+        idf = rarity(survey)
         signals, situation = signals_of(question, survey, idf), situation_of(question, survey, idf)
         return Look(conditions, question, survey, signals, situation, vector)
 

@@ -18,10 +18,10 @@ from memos_core.calls import MemoryCall, TimeRange
 from memos_core.infrastructure.vault import Mask, Survey, Wording
 from memos_core.infrastructure.vault.conditions import micros
 from memos_core.operation.finding.ground import DAY, Beside, Column, Ground, ground_of
-from memos_core.operation.finding.ranking import bm25_scores, idf_of
+from memos_core.operation.finding.ranking import bm25_scores, idf_from, idf_of
 from memos_core.operation.finding.words import query_words, stem
 
-__all__ = ["SIGNALS", "SITUATION", "Question", "may_answer", "signals_of", "situation_of"]
+__all__ = ["SIGNALS", "SITUATION", "Question", "may_answer", "rarity", "signals_of", "situation_of"]
 
 SIGNALS = (
     "words",
@@ -109,13 +109,19 @@ def signals_of(question: Question, survey: Survey, idf: Column | None = None) ->
     if len(survey):
         ground = ground_of(survey)
         columns = {
-            **word_signals(question, survey, ground, idf_of(survey.counts) if idf is None else idf),
+            **word_signals(question, survey, ground, rarity(survey) if idf is None else idf),
             **place_signals(question, ground),
             **time_signals(question, survey, ground),
         }
         for name, column in columns.items():  # a signal that says nothing here is not among them
             found[:, PLACES[name]] = column
     return found
+
+
+def rarity(survey: Survey) -> Column:
+    """Return the idf of each word of the question."""
+    whole = survey.whole
+    return idf_of(survey.counts) if whole is None else idf_from(whole.holding, len(whole.rows))
 
 
 def may_answer(survey: Survey) -> Mask | None:
@@ -127,7 +133,7 @@ def may_answer(survey: Survey) -> Mask | None:
     known = ~np.isnan(survey.similarity)
     if known.all():
         return None
-    beside = Beside(survey.rows["group"]).around(survey.counts).any(axis=0) & survey.rows["in_session"]
+    beside = Beside.of(survey.rows["group"]).around(survey.counts).any(axis=0) & survey.rows["in_session"]
     held: Mask = survey.counts.any(axis=0) | beside | known
     return held
 
@@ -180,9 +186,10 @@ def situation_of(question: Question, survey: Survey, idf: Column | None = None) 
         return np.ones(len(SITUATION), np.float32)
     query, ground = question.call.query, ground_of(survey)
     spoken = query.casefold().replace("\u2019", "'").split()
-    idf = idf_of(survey.counts) if idf is None else idf
+    idf = rarity(survey) if idf is None else idf
     near = known(survey.similarity)
-    spread = float(near.std()) or 1.0
+    usual = near if survey.whole is None else survey.whole.usual
+    spread = float(usual.std()) or 1.0
     return np.array(
         [
             1.0,
@@ -190,7 +197,7 @@ def situation_of(question: Question, survey: Survey, idf: Column | None = None) 
             question.call.intent != "ask",
             not FIRST.isdisjoint(spoken),
             idf.mean() if len(idf) else 0.0,
-            (near.max() - near.mean()) / spread,
+            (near.max() - usual.mean()) / spread,
             ground.voices,
             ground.wordiness,
         ],

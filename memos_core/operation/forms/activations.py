@@ -57,7 +57,7 @@ class ScopeActivations:
             found = self.vault.activations.current(session, seen, fingerprint, self.governance.clock.now())
         return [StoredActivation(cube_id, payload) for cube_id, payload in found]
 
-    def read(self, address: str) -> bytes:
+    def read(self, address: str) -> bytes | bytearray:
         with self.vault.read() as session:
             namespace = session.namespace(self.principal.namespace)
         if namespace is None:

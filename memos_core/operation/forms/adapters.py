@@ -84,7 +84,7 @@ class MemAdapters:
         payload_of(cube)
         return cube
 
-    def read(self, principal: Principal, cube: MemCube) -> bytes:
+    def read(self, principal: Principal, cube: MemCube) -> bytes | bytearray:
         """Return the blob of an adapter. Raises ``BlobDamaged`` where it is not what was stored."""
         address = payload_of(cube).blob.address
         with self.vault.read() as session:

@@ -190,19 +190,19 @@ class MemTransform:
         """Return ``material`` with other memories and other adapters of the scope, which training must not harm."""
         own = {cube_id for cube_id, _ in material.sources}
         visibility, now = self.governance.visibility(principal), self.governance.clock.now()
-        with self.vault.read() as session:
-            plain = (MemoryType.PLAINTEXT,)
-            others = session.listing(visibility, limit=MAX_FOREIGN + len(own), types=plain, now=now)
-        short = [cube for cube in others if cube.id not in own and len(cube.text) <= MAX_FOREIGN_CHARS]
-        foreign = tuple(short[:MAX_FOREIGN])
         adapters = MemAdapters(self.vault, self.governance)
         made = adapters.usable(principal, material.engine.base_fingerprint or "")
         apart = [cube for cube in made if not sources_of(cube) & own and payload_of_adapter(cube).scope == "tail"]
+        with self.vault.read() as session:
+            plain = (MemoryType.PLAINTEXT,)
+            others = session.listing(visibility, limit=MAX_FOREIGN + len(own), types=plain, now=now)
+            known = [session.cubes(visibility, sorted(sources_of(cube))) for cube in apart[-MAX_PEERS:]]
+        short = [cube for cube in others if cube.id not in own and len(cube.text) <= MAX_FOREIGN_CHARS]
         peers = tuple(
-            Peer(cube.id, adapters.read(principal, cube), payload_of_adapter(cube).peft_config)
-            for cube in apart[-MAX_PEERS:]
+            Peer(cube.id, adapters.read(principal, cube), payload_of_adapter(cube).peft_config, tuple(cubes))
+            for cube, cubes in zip(apart[-MAX_PEERS:], known, strict=True)
         )
-        return replace(material, foreign=foreign, peers=peers)
+        return replace(material, foreign=tuple(short[:MAX_FOREIGN]), peers=peers)
 
     def of_form(self, principal: Principal, engine: Engine, cube: MemCube, beside: Sequence[MemCube] = ()) -> Material:
         if not isinstance(cube.payload, ActivationPayload | ParametricPayload):

@@ -1,6 +1,6 @@
 """The exact index: one matrix for each namespace, kept in memory and brought up to date from the ledger.
 
-Measured at 600 vectors of 384 dimensions: 0.02 ms a search. It is the faster one up to some 50,000.
+Measured at 600 vectors of 384 dimensions: 0.02 ms a search. A search of a large place compares a part (``parted``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from memos_core.infrastructure.vault.index.base import (
     decoded,
     rows_to_arrays,
 )
+from memos_core.infrastructure.vault.index.partition import Partition, kept_up
+from memos_core.infrastructure.vault.index.shortlist import Parted
 from memos_core.infrastructure.vault.prepared import Prepared
 
 __all__ = ["Arrival", "ExactIndex", "Proposals"]
@@ -57,6 +59,7 @@ class Shelf:
     size: int
     revision: int
     removals: int
+    partition: Partition | None = None
 
     def view(self) -> tuple[Ids, Vectors]:
         # Rows are only ever added behind the ones seen here, so the view stays right while others append.
@@ -116,6 +119,14 @@ class ExactIndex(VectorIndex):
             ids, matrix = self._current(connection, place).view()
         scores: Vector = matrix @ query
         return ids, scores
+
+    def parted(self, connection: Connection, place: Place) -> Parted:
+        """Return the vectors of ``place`` in partitions, which are made at the first call: for large places."""
+        with self._lock:
+            shelf = self._current(connection, place)
+            ids, matrix = shelf.view()
+            shelf.partition = kept_up(shelf.partition, matrix)
+            return Parted(ids, matrix, shelf.partition)
 
     def above(
         self, connection: Connection, place: Place, queries: Vectors, least: float, most: int, *, state: Any = None
@@ -213,6 +224,7 @@ def drop_removed(shelf: Shelf, connection: Connection, place: Place) -> None:
     ids, matrix = shelf.view()
     kept = np.isin(ids, held)
     shelf.ids, shelf.matrix, shelf.size = ids[kept], matrix[kept], int(kept.sum())
+    shelf.partition = shelf.partition and shelf.partition.without(kept)
 
 
 def append_new(shelf: Shelf, connection: Connection, place: Place) -> None:

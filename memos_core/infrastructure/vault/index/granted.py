@@ -8,6 +8,7 @@ once; and the time that it takes tells nothing of what was not granted, or of wh
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,33 +201,60 @@ def state_of(told: Told) -> GrantedState:
 
 
 def made(
-    connection: Connection, place: Shelved, told: Told, vectors: Place | None, base: GrantedShelf | None = None
+    connection: Connection, place: Shelved, told: Told, vectors: Place | None, base: GrantedShelf | None
 ) -> GrantedShelf:
     """Return the shelf of what was told.
 
     Args:
-        base: One that was told before. Where it holds the first of them as they are now, only the others are read.
+        base: One that was told before; words and vectors of passages that it holds are not read again.
     """
     state = state_of(told)
-    if base and state[: len(base.state)] != base.state:
-        base = None  # of what was changed, or is no longer granted, nothing stays, not even in memory
-    shelf = copied(base.catalogue) if base else CatalogueShelf(np.zeros(0, ROW))
-    found: list[Row[Any]] = []
-    for part in chunks([cube_id for cube_id, *_ in state[len(base.state) if base else 0 :]]):
-        query = described((place.namespace_id, place.collection)).where(schema.cubes.c.id.in_(part))
-        found += connection.execute(query).all()
-    found.sort(key=lambda row: int(row.id))
-    if base and shelf.size and found and found[0].id < shelf.rows["passage"][-1]:
-        return made(connection, place, told, vectors)  # what was edited has newer passages than what came later
-    passages = [int(row.id) for row in found]
-    add_words(shelf, connection, passages)
-    shelf.rows = np.concatenate([shelf.view(), as_rows(shelf, found)])
+    grown = base is not None and state[: len(base.state)] == base.state
+    rows = read(connection, place, [cube_id for cube_id, *_ in state[len(base.state) if base and grown else 0 :]])
+    if base and grown and rows and base.catalogue.size and rows[0].id < base.catalogue.rows["passage"][-1]:
+        grown, rows = False, read(connection, place, [cube_id for cube_id, *_ in state])  # in the order of passages
+    shelf = copied(base.catalogue) if base and grown else CatalogueShelf(np.zeros(0, ROW))
+    shelf.rows = np.concatenate([shelf.view(), as_rows(shelf, rows)])
     shelf.size = len(shelf.rows)
     shelf.order = standing_order(shelf.view())
-    ids, matrix = vectors_of(connection, vectors, passages)
+    if base and not grown:
+        carry(shelf, base.catalogue)
+    held = base.catalogue.view()["passage"] if base else np.empty(0, np.int64)
+    fresh = np.flatnonzero(~np.isin(shelf.rows["passage"], held))
+    add_words(shelf, connection, fresh.tolist())
+    ids, matrix = vectors_of(connection, vectors, shelf.rows["passage"][fresh].tolist())
     if base:
-        ids, matrix = np.concatenate([base.ids, ids]), np.concatenate([base.matrix, matrix])
+        ids, matrix = together(base, shelf, ids, matrix)
     return GrantedShelf(told, state, shelf, ids, matrix, {cube_id: digest for cube_id, _, digest in state})
+
+
+def read(connection: Connection, place: Shelved, cube_ids: Sequence[str]) -> list[Row[Any]]:
+    """Return the passages of these memories, in the order of their ids."""
+    found: list[Row[Any]] = []
+    for part in chunks(cube_ids):
+        query = described((place.namespace_id, place.collection)).where(schema.cubes.c.id.in_(part))
+        found += connection.execute(query).all()
+    return sorted(found, key=lambda row: int(row.id))
+
+
+def carry(shelf: CatalogueShelf, base: CatalogueShelf) -> None:
+    """Take over the words of the passages that both hold. Of the others nothing stays, not even in memory."""
+    held = base.view()["passage"]
+    place = np.searchsorted(shelf.rows["passage"], held)
+    stays = np.isin(held, shelf.rows["passage"])
+    for term, posting in base.postings.items():
+        rows, counts = np.array(posting.rows), np.array(posting.counts)
+        kept = stays[rows]
+        if kept.any():
+            shelf.postings[term] = Postings(array("i", place[rows[kept]].tolist()), array("i", counts[kept].tolist()))
+
+
+def together(base: GrantedShelf, shelf: CatalogueShelf, ids: Ids, matrix: Vectors) -> tuple[Ids, Vectors]:
+    """Return the vectors that are held of what a shelf still has, and new ones, in the order of passages."""
+    kept = np.isin(base.ids, shelf.rows["passage"])
+    ids, matrix = np.concatenate([base.ids[kept], ids]), np.concatenate([base.matrix[kept], matrix])
+    order = np.argsort(ids)
+    return ids[order], matrix[order]
 
 
 def vectors_of(connection: Connection, place: Place | None, passages: Sequence[int]) -> tuple[Ids, Vectors]:
@@ -252,12 +280,12 @@ def copied(shelf: CatalogueShelf) -> CatalogueShelf:
     )
 
 
-def add_words(shelf: CatalogueShelf, connection: Connection, passages: list[int]) -> None:
-    """Add the words of passages that are about to stand behind those held."""
+def add_words(shelf: CatalogueShelf, connection: Connection, rows: Sequence[int]) -> None:
+    """Add the words of the passages in these rows."""
     t = schema.postings
-    row_of = {passage: shelf.size + place for place, passage in enumerate(passages)}
+    row_of = {int(shelf.rows["passage"][row]): row for row in rows}
     found: defaultdict[str, Postings] = defaultdict(Postings)
-    for part in chunks(passages):
+    for part in chunks(list(row_of)):
         query = select(t.c.term, t.c.passage_id, t.c.count).where(t.c.passage_id.in_(part))
         for term, passage, count in connection.execute(query.order_by(t.c.passage_id)):
             found[term].rows.append(row_of[passage])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core.engine.lora.tensors import load_tensors
+from memos_core.engine.tensors import load_tensors
 
 
 def sample(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -45,6 +45,22 @@ def test_writing_to_one_changes_neither_the_bytes_nor_another() -> None:
     found["a"].zero_()
     assert data == before
     assert torch.equal(found["b"], sample()["b"])
+
+
+def test_of_a_buffer_that_is_the_callers_own_they_are_views() -> None:
+    data = bytearray(safetensors.torch.save({**sample(), "codes": torch.arange(5, dtype=torch.uint8)}))
+    whole = torch.frombuffer(data, dtype=torch.uint8)
+    found = load_tensors(data)
+    assert {each.untyped_storage().data_ptr() for each in found.values()} == {whole.data_ptr()}
+    assert torch.equal(found["b"], sample()["b"])
+    assert found["codes"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_tensor_that_lies_askew_is_copied() -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    header += b" " * (-len(header) % 8 + 1)
+    data = bytearray(len(header).to_bytes(8, "little") + header + torch.ones(2).numpy().tobytes())
+    assert load_tensors(data)["a"].tolist() == [1.0, 1.0]
 
 
 @given(st.integers(0, 2**31), st.integers(0, 7))
