@@ -70,6 +70,20 @@ def test_a_wrong_answer_that_changes_is_told_and_is_not_counted_as_lost(reader: 
     assert gate.note == "of all 2 answers 1 stay word for word, 1 become right, 0 wrong ones change"
 
 
+def test_what_peers_know_is_examined_beside_a_new_adapter(reader: HFEngine, course: Course) -> None:
+    torch.manual_seed(1)
+    factors = random_factors(reader.loaded.model)
+    still, wild = (
+        Adapter(str(by), {name: Factors(down, up * by) for name, (down, up) in factors.items()}) for by in (0, 50)
+    )
+    theirs = [each for each in course.exam.foreign if each.question.answered_by(reading_of(reader, each.answer))]
+    for adapter, passes in ((still, True), (wild, False)):
+        gates = examine(Reading(reader.loaded), adapter, course.exam, GateSettings(), peers=[still], theirs=theirs)
+        assert [(gate.passed, gate.count) for gate in gates if gate.name == "recall of peers beside it"] == [
+            (passes, len(theirs))
+        ]
+
+
 def reading_of(reader: HFEngine, answer: tuple[int, ...]) -> str:
     return Reading(reader.loaded).text(answer)
 

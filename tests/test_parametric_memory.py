@@ -200,3 +200,11 @@ def test_kv_made_under_an_adapter_falls_with_the_memories_of_the_adapter(ada: Sc
     material = ada._layers.transforms.material(Principal("ada"), ada.engine, [lora.id])  # type: ignore[arg-type]
     assert material.sources == ((lora.id, 1), (ids[0], 1))
     assert [cube.id for cube in material.cubes] == ids[:1]
+
+
+def test_peers_of_a_new_adapter_are_given_with_their_memories(ada: Scope, ids: list[str]) -> None:
+    lora, transforms, engine = adapt(ada, ids[:2]), ada._layers.transforms, ada.engine
+    assert engine is not None
+    material = transforms.in_company(Principal("ada"), transforms.material(Principal("ada"), engine, ids[2:]))
+    assert [(peer.name, {cube.id for cube in peer.cubes}) for peer in material.peers] == [(lora.id, set(ids[:2]))]
+    assert [cube.id for cube in material.foreign] == ids[:2]
