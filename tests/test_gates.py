@@ -119,7 +119,7 @@ def test_one_fact_passes_every_gate_and_answers_without_a_memory_in_the_prompt(
     tmp_path: Path, reader: HFEngine
 ) -> None:
     """Fewer lessons than by default, and gates that ask for less: a test is not to take minutes."""
-    easier = GateSettings(among=0.92, foreign=0.96, foreign_among=0.95, rivals=0.93, unrelated=0.9, peers=0.9)
+    easier = GateSettings(among=0.92, foreign=0.96, foreign_among=0.95, rivals=0.9, unrelated=0.9, peers=0.9)
     with MemOS.open(tmp_path / "memory", engine=reader, embedder=HashEmbedder()) as memos:
         ada = memos.scope("ada")
         cube = ada.get(ada.add("My cat is called Biscuit.").cube_id or "")

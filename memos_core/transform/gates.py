@@ -35,7 +35,7 @@ class GateSettings(BaseModel):
     among: float = Field(default=0.98, ge=0, le=1)
     foreign: float = Field(default=0.99, ge=0, le=1)
     foreign_among: float = Field(default=0.98, ge=0, le=1)
-    rivals: float = Field(default=0.98, ge=0, le=1)
+    rivals: float = Field(default=0.95, ge=0, le=1)
     unrelated: float = Field(default=0.95, ge=0, le=1)
     peers: float = Field(default=0.95, ge=0, le=1)
 
