@@ -34,6 +34,10 @@ PER_LAYER = {
     "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 400, "num_kv_shared_layers": 0, "laurel_rank": 8,
     "intermediate_size": [96, 64], "activation_sparsity_pattern": [0.0, 0.0],
 }  # fmt: skip
+BOTH_SIDES = {
+    "d_model": 64, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+}  # fmt: skip
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", {}),
     "olmo3": ("Olmo3Config", {"sliding_window": 16}),
@@ -52,11 +56,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", {"head_dim": 32, "sliding_window": 16}),
     "gptj": ("GPTJConfig", {**OLD, "rotary_dim": 16}),
     "gemma3n": ("Gemma3nTextConfig", PER_LAYER),
+    "bart": ("BartConfig", {**BOTH_SIDES, "is_decoder": True}),
 }
-BOTH_SIDES = {
-    "d_model": 64, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
-    "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-}  # fmt: skip
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "mamba": ("MambaConfig", {"state_size": 8}, "linear_attention"),
     "jamba": (
@@ -71,7 +72,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}, "type conv"),
     "cpmant": ("CpmAntConfig", {"dim_head": 32, "dim_ff": 96, "prompt_length": 4}, "its own cache"),
-    "bart": ("BartConfig", {**BOTH_SIDES, "is_decoder": True}, "keys and values of every token"),
 }
 
 

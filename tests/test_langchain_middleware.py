@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def memos(memory_folder: Path) -> Iterator[MemOS]:
 @pytest.fixture
 def ada(memos: MemOS) -> Scope:
     ada = memos.scope(user="ada")
-    ada.add_many(["My cat is called Biscuit.", "My cat is called home at six.", "Trams run late on Mondays."])
+    ada.add_many(["My cat is called Biscuit.", "My cat is called home at six."])
+    ada.add("Trams run late on Mondays.", at=datetime.now(UTC) + timedelta(hours=2))  # no neighbour of the others
     return ada
 
 
