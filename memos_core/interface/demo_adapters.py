@@ -22,8 +22,7 @@ __all__ = ["Distilled", "alone", "distilled", "distilled_json", "show_distilled"
 
 ALONE = BundledQuestion("What is my cat called?", "Biscuit", (), "direct")
 ALONE_MEMORY = "My cat is called Biscuit."
-"""A memory whose adapter passes its gates with the bundled reader, up to how the processor rounds. Of the memories of
-the bundled conversation those that were tried do not (docs/adr/0033)."""
+"""A memory whose adapter passes its gates with the bundled reader, up to how the processor rounds (docs/adr/0045)."""
 FORMS: tuple[Inject, ...] = ("off", "text", "kv", "lora")
 
 

@@ -43,7 +43,7 @@ WHITENED = 600
 
 
 class DistillSettings(BaseModel):
-    """How an adapter is trained. ``docs/adr/0033`` tells how the defaults were found.
+    """How an adapter is trained. ``docs/adr/0045`` tells how the defaults were found.
 
     Attributes:
         rank: Rank of the adapter.
