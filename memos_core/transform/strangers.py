@@ -1,7 +1,7 @@
 """Memories about people who do not exist, drawn without end from lists that ship as data (``data/strangers.json``).
 
 What an adapter must not change is what the model says about everything else, and that is learned only as far as it is
-shown. So names, kinds of statement and values are many, and half of them are kept for the examination. Rivals are
+shown. So names, kinds of statement and values are many, and a quarter of them is kept for the examination. Rivals are
 strangers that come closest: the same statement about somebody else, another one about the same person, and one that
 contradicts.
 """
